@@ -1,0 +1,3 @@
+module nodetap
+
+go 1.26
