@@ -67,3 +67,10 @@ type FieldError struct {
 
 // Error implements error.
 func (e *FieldError) Error() string { return e.Key + ": " + e.Msg }
+
+// FieldKey returns the key that is wrong. agent/config takes any error with this
+// method.
+func (e *FieldError) FieldKey() string { return e.Key }
+
+// FieldMessage returns what is wrong, without the key.
+func (e *FieldError) FieldMessage() string { return e.Msg }
