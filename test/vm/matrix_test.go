@@ -1,0 +1,210 @@
+//go:build vm
+
+package vm
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"nodetap/test/vm/plan"
+)
+
+// binary is a test binary that runs in the guests.
+type binary struct {
+	pkg     string // import path; its last element names the subtest
+	seconds int    // time limit on the guest's clock, see plan.Program
+}
+
+func (b binary) name() string { return b.pkg[strings.LastIndexByte(b.pkg, '/')+1:] }
+
+var binaries = []binary{
+	{pkg: "nodetap/test/vm/probe"},
+}
+
+// boots is the matrix.
+var boots = []struct {
+	name    string
+	arch    string
+	meta    string // package that depends on the series' current kernel
+	release string // what uname must say, so that no other kernel is taken for this one
+	append  string // kernel command line
+	// lacks names, by binary, the tests that may skip on this kernel, and why.
+	lacks map[string]map[string]string
+}{
+	{name: "amd64-6.1", arch: "amd64", meta: "linux-image-cloud-amd64", release: "6.1."},
+	{name: "amd64-6.12", arch: "amd64", meta: "linux-image-6.12-cloud-amd64", release: "6.12."},
+	{name: "arm64-6.1", arch: "arm64", meta: "linux-image-cloud-arm64", release: "6.1."},
+	{name: "amd64-6.12-lockdown", arch: "amd64", meta: "linux-image-6.12-cloud-amd64", release: "6.12.", append: "lockdown=confidentiality"},
+}
+
+// The emulators of this many guests run at a time; each has two threads.
+const atOnce = 2
+
+func TestKernels(t *testing.T) {
+	ctx := t.Context()
+	if err := requirePrograms(ctx); err != nil {
+		t.Fatal(err)
+	}
+	built := map[string]string{}
+	for _, arch := range []string{"amd64", "arm64"} {
+		start := time.Now()
+		dir := t.TempDir()
+		if err := build(ctx, arch, dir); err != nil {
+			t.Fatalf("build for %s: %v", arch, err)
+		}
+		built[arch] = dir
+		t.Logf("built for %s in %.1f s", arch, time.Since(start).Seconds())
+	}
+	slots := make(chan struct{}, atOnce)
+	for _, b := range boots {
+		t.Run(b.name, func(t *testing.T) {
+			t.Parallel()
+			img, err := fetch(ctx, b.meta, b.arch)
+			if err != nil {
+				t.Fatal(err)
+			}
+			initrd := filepath.Join(t.TempDir(), "initrd")
+			env := []string{"VM_RELEASE=" + b.release, "VM_ARCH=" + b.arch, "VM_APPEND=" + b.append}
+			if err := pack(initrd, built[b.arch], env); err != nil {
+				t.Fatal(err)
+			}
+			logs := filepath.Join(cacheDir(), "log")
+			if err := os.MkdirAll(logs, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			g := guest{arch: b.arch, kernel: img.vmlinuz, initrd: initrd, append: b.append,
+				console: filepath.Join(logs, b.name+".log")}
+
+			slots <- struct{}{}
+			start := time.Now()
+			limited, cancel := context.WithTimeout(ctx, 10*time.Minute)
+			events, err := g.boot(limited)
+			cancel()
+			<-slots
+			t.Logf("kernel %s ran %.1f s, console in %s", img.version, time.Since(start).Seconds(), g.console)
+			if err != nil {
+				t.Errorf("%v; the console ends with:\n%s", err, tail(g.console, 4000))
+			}
+			report(t, events, b.lacks)
+		})
+	}
+}
+
+// report turns a guest's events into one subtest per binary.
+func report(t *testing.T, events []plan.Event, lacks map[string]map[string]string) {
+	lines := map[string][]string{}
+	exits := map[string]plan.Event{}
+	var kernel []string
+	for _, e := range events {
+		switch e.Kind {
+		case plan.Output:
+			lines[e.Name] = append(lines[e.Name], e.Text)
+		case plan.Exit:
+			exits[e.Name] = e
+		case plan.Kernel:
+			kernel = append(kernel, e.Text)
+		case plan.Start:
+			t.Logf("guest: %s", e.Text)
+		case plan.Error:
+			t.Errorf("guest: %s", e.Text)
+		}
+	}
+	for _, b := range binaries {
+		t.Run(b.name(), func(t *testing.T) {
+			summary, faults := judge(results(lines[b.name()]), exits[b.name()], lacks[b.name()])
+			t.Log(summary)
+			for _, f := range faults {
+				t.Error(f)
+			}
+			if b.name() == "probe" {
+				t.Log("\n" + strings.Join(lines[b.name()], "\n"))
+			}
+		})
+	}
+	if t.Failed() && len(kernel) > 0 {
+		t.Logf("the kernel said:\n%s", strings.Join(kernel, "\n"))
+	}
+}
+
+// build compiles init and every test binary for arch into dir, static and
+// without symbols: a guest unpacks them byte by byte.
+func build(ctx context.Context, arch, dir string) error {
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		return err
+	}
+	pkgs := make([]string, len(binaries))
+	for i, b := range binaries {
+		pkgs[i] = b.pkg
+	}
+	env := []string{"CGO_ENABLED=0", "GOOS=linux", "GOARCH=" + arch}
+	for _, args := range [][]string{
+		{"build", "-ldflags=-s -w", "-o", filepath.Join(dir, "init"), "nodetap/test/vm/init"},
+		append([]string{"test", "-c", "-tags=vm", "-ldflags=-s -w", "-o", dir + "/"}, pkgs...),
+	} {
+		if _, err := output(ctx, root, "env", append(append(env, "go"), args...)...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pack writes the guest's root file system: init, its plan, and each test
+// binary in a directory with its package's testdata.
+func pack(initrd, built string, env []string) error {
+	var buf bytes.Buffer
+	a := newArchive(&buf)
+	add := func(name, from string) error {
+		b, err := os.ReadFile(from)
+		if err != nil {
+			return err
+		}
+		a.file(name, 0o755, b)
+		return nil
+	}
+	if err := add("init", filepath.Join(built, "init")); err != nil {
+		return err
+	}
+	var p plan.Plan
+	for _, b := range binaries {
+		rel := strings.TrimPrefix(b.pkg, "nodetap/")
+		at := "src/" + rel
+		if err := add(at+"/"+b.name()+".test", filepath.Join(built, b.name()+".test")); err != nil {
+			return err
+		}
+		testdata := filepath.Join("../..", rel, "testdata")
+		if _, err := os.Stat(testdata); err == nil {
+			a.tree(testdata, at+"/testdata")
+		}
+		p.Programs = append(p.Programs, plan.Program{Name: b.name(), Path: "/" + at + "/" + b.name() + ".test", Dir: "/" + at,
+			Args: []string{"-test.v=test2json", "-test.paniconexit0"}, Env: env, Seconds: b.seconds})
+	}
+	b, err := json.MarshalIndent(p, "", "  ")
+	if err != nil {
+		return err
+	}
+	a.file("plan.json", 0o644, b)
+	if err := a.close(); err != nil {
+		return err
+	}
+	return os.WriteFile(initrd, buf.Bytes(), 0o644)
+}
+
+// tail is the end of a file, for a message.
+func tail(path string, n int) string {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Sprint(err)
+	}
+	if len(b) > n {
+		b = b[len(b)-n:]
+	}
+	return string(b)
+}
