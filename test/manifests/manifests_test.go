@@ -1,6 +1,9 @@
 package manifests
 
 import (
+	"bytes"
+	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -48,10 +51,13 @@ func words(v any) []string {
 	return out
 }
 
+// root is where base, overlays and components are.
+const root = "../../manifests"
+
 // render gives what `kubectl apply -k DIR` sends.
 func render(t *testing.T, dir string) []object {
 	t.Helper()
-	res, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), dir)
+	res, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), filepath.Join(root, dir))
 	if err != nil {
 		t.Fatalf("render %s: %v", dir, err)
 	}
@@ -59,12 +65,18 @@ func render(t *testing.T, dir string) []object {
 	if err != nil {
 		t.Fatalf("render %s: %v", dir, err)
 	}
-	var out []object
-	d := yaml.NewDecoder(strings.NewReader(string(b)))
-	for {
-		o := object{}
-		if d.Decode(&o) != nil {
+	return decode(t, b)
+}
+
+func decode(t *testing.T, b []byte) (out []object) {
+	t.Helper()
+	for d := yaml.NewDecoder(bytes.NewReader(b)); ; {
+		var o map[string]any
+		switch err := d.Decode(&o); {
+		case errors.Is(err, io.EOF):
 			return out
+		case err != nil:
+			t.Fatal(err)
 		}
 		out = append(out, o)
 	}
@@ -82,13 +94,13 @@ func kind(objects []object, k string) (out []object) {
 // dirs returns the base and every overlay.
 func dirs(t *testing.T) []string {
 	t.Helper()
-	d, err := filepath.Glob("overlays/*/kustomization.yaml")
+	d, err := filepath.Glob(root + "/overlays/*/kustomization.yaml")
 	if err != nil || len(d) == 0 {
 		t.Fatalf("no overlays: %v", err)
 	}
 	out := []string{"base"}
 	for _, f := range d {
-		out = append(out, filepath.Dir(f))
+		out = append(out, "overlays/"+filepath.Base(filepath.Dir(f)))
 	}
 	return out
 }
@@ -356,7 +368,7 @@ func TestPodMonitorSelectsTheAgentAndItsPorts(t *testing.T) {
 func TestComponents(t *testing.T) {
 	with := func(name string) []object {
 		fs, dir := filesys.MakeFsOnDisk(), t.TempDir()
-		here, err := os.Getwd()
+		here, err := filepath.Abs(root)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -376,12 +388,7 @@ func TestComponents(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var out []object
-		d := yaml.NewDecoder(strings.NewReader(string(b)))
-		for o := (object{}); d.Decode(&o) == nil; o = (object{}) {
-			out = append(out, o)
-		}
-		return out
+		return decode(t, b)
 	}
 	if q := kind(with("gke"), "ResourceQuota"); len(q) != 1 || q[0].str("metadata", "namespace") != "nodetap" {
 		t.Errorf("gke: quotas %v", q)
