@@ -6,10 +6,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -24,8 +26,34 @@ type binary struct {
 
 func (b binary) name() string { return b.pkg[strings.LastIndexByte(b.pkg, '/')+1:] }
 
-var binaries = []binary{
+// matrixBinaries run on every boot, the probe first.
+var matrixBinaries = []binary{
 	{pkg: "nodetap/test/vm/probe"},
+}
+
+// While working on a package, its tests alone and some of them:
+// go test -tags vm ./test/vm -run TestKernels/amd64-6.1 -only collectors/apm -guest.run TestSpan
+var (
+	only     = flag.String("only", "", "comma-separated `packages` to run in the guests instead of the matrix's")
+	guestRun = flag.String("guest.run", "", "-test.run of the binaries in the guests")
+)
+
+// binaries are those of this run.
+func binaries() []binary {
+	if *only == "" {
+		return matrixBinaries
+	}
+	var out []binary
+	for pkg := range strings.SplitSeq(*only, ",") {
+		b := binary{pkg: "nodetap/" + strings.Trim(strings.TrimPrefix(pkg, "./"), "/")}
+		for _, known := range matrixBinaries {
+			if known.pkg == b.pkg {
+				b = known
+			}
+		}
+		out = append(out, b)
+	}
+	return out
 }
 
 // boots is the matrix.
@@ -52,15 +80,17 @@ func TestKernels(t *testing.T) {
 	if err := requirePrograms(ctx); err != nil {
 		t.Fatal(err)
 	}
-	built := map[string]string{}
+	built := map[string]func() (string, error){}
 	for _, arch := range []string{"amd64", "arm64"} {
-		start := time.Now()
 		dir := t.TempDir()
-		if err := build(ctx, arch, dir); err != nil {
-			t.Fatalf("build for %s: %v", arch, err)
-		}
-		built[arch] = dir
-		t.Logf("built for %s in %.1f s", arch, time.Since(start).Seconds())
+		built[arch] = sync.OnceValues(func() (string, error) {
+			start := time.Now()
+			if err := build(ctx, arch, dir); err != nil {
+				return "", fmt.Errorf("build for %s: %w", arch, err)
+			}
+			t.Logf("built for %s in %.1f s", arch, time.Since(start).Seconds())
+			return dir, nil
+		})
 	}
 	slots := make(chan struct{}, atOnce)
 	for _, b := range boots {
@@ -70,9 +100,13 @@ func TestKernels(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			dir, err := built[b.arch]()
+			if err != nil {
+				t.Fatal(err)
+			}
 			initrd := filepath.Join(t.TempDir(), "initrd")
 			env := []string{"VM_RELEASE=" + b.release, "VM_ARCH=" + b.arch, "VM_APPEND=" + b.append}
-			if err := pack(initrd, built[b.arch], env); err != nil {
+			if err := pack(initrd, dir, env); err != nil {
 				t.Fatal(err)
 			}
 			logs := filepath.Join(cacheDir(), "log")
@@ -116,15 +150,19 @@ func report(t *testing.T, events []plan.Event, lacks map[string]map[string]strin
 			t.Errorf("guest: %s", e.Text)
 		}
 	}
-	for _, b := range binaries {
+	for _, b := range binaries() {
 		t.Run(b.name(), func(t *testing.T) {
-			summary, faults := judge(results(lines[b.name()]), exits[b.name()], lacks[b.name()])
+			known := lacks[b.name()]
+			if *guestRun != "" {
+				known = nil // it may name tests that do not run
+			}
+			summary, faults := judge(results(lines[b.name()]), exits[b.name()], known)
 			t.Log(summary)
 			for _, f := range faults {
 				t.Error(f)
 			}
-			if b.name() == "probe" {
-				t.Log("\n" + strings.Join(lines[b.name()], "\n"))
+			if *only != "" {
+				t.Log("\n" + strings.ReplaceAll(strings.Join(lines[b.name()], "\n"), testMark, ""))
 			}
 		})
 	}
@@ -140,8 +178,8 @@ func build(ctx context.Context, arch, dir string) error {
 	if err != nil {
 		return err
 	}
-	pkgs := make([]string, len(binaries))
-	for i, b := range binaries {
+	pkgs := make([]string, len(binaries()))
+	for i, b := range binaries() {
 		pkgs[i] = b.pkg
 	}
 	env := []string{"CGO_ENABLED=0", "GOOS=linux", "GOARCH=" + arch}
@@ -173,7 +211,7 @@ func pack(initrd, built string, env []string) error {
 		return err
 	}
 	var p plan.Plan
-	for _, b := range binaries {
+	for _, b := range binaries() {
 		rel := strings.TrimPrefix(b.pkg, "nodetap/")
 		at := "src/" + rel
 		if err := add(at+"/"+b.name()+".test", filepath.Join(built, b.name()+".test")); err != nil {
@@ -184,7 +222,7 @@ func pack(initrd, built string, env []string) error {
 			a.tree(testdata, at+"/testdata")
 		}
 		p.Programs = append(p.Programs, plan.Program{Name: b.name(), Path: "/" + at + "/" + b.name() + ".test", Dir: "/" + at,
-			Args: []string{"-test.v=test2json", "-test.paniconexit0"}, Env: env, Seconds: b.seconds})
+			Args: []string{"-test.v=test2json", "-test.paniconexit0", "-test.run=" + *guestRun}, Env: env, Seconds: b.seconds})
 	}
 	b, err := json.MarshalIndent(p, "", "  ")
 	if err != nil {
