@@ -44,6 +44,15 @@ type Desc struct {
 	// OTelUpDown makes a gauge an OTLP non-monotonic sum (an UpDownCounter), as
 	// the conventions define memory and the like.
 	OTelUpDown bool
+	// OTelPodName and OTelNodeName are the names for series about a pod itself
+	// (a Resource without Container) and about the node (no Resource), where the
+	// conventions tell them apart: k8s.pod.cpu.time beside container.cpu.time.
+	// "": as for any other series.
+	OTelPodName, OTelNodeName string
+	// OTelAttrs are attributes of every data point, where several families are
+	// one OTLP metric: container.disk.io with disk.io.direction. Families whose
+	// OTLP names are equal belong to one metric.
+	OTelAttrs []telemetry.Attr
 }
 
 // Label is one label of a series.
@@ -57,9 +66,18 @@ type Label struct {
 
 // Labels is an immutable, rendered label set.
 type Labels struct {
-	text  string
-	pairs []Label
+	text     string
+	pairs    []Label
+	promOnly bool
 }
+
+// PromOnly marks the labels, before they are shared, of series that only
+// Prometheus' conventions have (a sum beside its parts, a row that repeats
+// another): OTLP leaves them out. It returns l.
+func (l *Labels) PromOnly() *Labels { l.promOnly = true; return l }
+
+// IsPromOnly tells whether OTLP leaves the series out.
+func (l *Labels) IsPromOnly() bool { return l != nil && l.promOnly }
 
 // NewLabels sorts and renders the labels. Labels with an empty value are left
 // out of the text, as Prometheus takes an empty label for an absent one, unless
