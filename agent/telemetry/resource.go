@@ -24,7 +24,7 @@ type Resource struct {
 
 	Container    string // k8s.container.name; "" on a pod's own rows
 	ContainerID  string // 64 hex digits, without "containerd://"
-	Image        string // as the pod spec names it: registry/name:tag
+	Image        string // as the status of the container names it, as cAdvisor does: registry/name:tag
 	ImageID      string // repository digest, as the container's status gives it
 	RestartCount int    // k8s.container.restart_count; the number in <n>.log
 

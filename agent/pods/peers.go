@@ -1,0 +1,404 @@
+package pods
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"nodetap/agent/telemetry"
+)
+
+// peers knows addresses beyond this node: what Services and EndpointSlices tell,
+// and with peers: pods every pod. It holds at most max addresses.
+type peers struct {
+	max     int
+	id      *identity
+	dropped func()
+
+	mu       sync.RWMutex
+	used     int
+	services map[string]*service // by namespace/name
+	slices   map[string]*slice
+	pods     map[string]*remote // by UID
+	byIP     map[netip.Addr]*address
+}
+
+// address is what is known of one address.
+type address struct {
+	services  []*service // whose cluster, external or load balancer address it is
+	endpoints []*endpoint
+	pods      []*remote
+	res       atomic.Pointer[telemetry.Resource]
+}
+
+type service struct {
+	namespace, name string
+	ips             []netip.Addr
+	ports           []uint16
+}
+
+type slice struct {
+	namespace, name, service string
+	ports                    []uint16 // none: every port
+	endpoints                []*endpoint
+}
+
+// endpoint is one address of an EndpointSlice.
+type endpoint struct {
+	ip             netip.Addr
+	pod, namespace string // "" when no pod is behind it
+	uid, node      string
+	slice          *slice
+}
+
+// remote is a pod of another node.
+type remote struct {
+	uid, namespace, name, node string
+	ips                        []netip.Addr
+	hostNetwork, done          bool
+	workload, owner            owner
+}
+
+func newPeers(limit int, id *identity, dropped func()) *peers {
+	return &peers{max: limit, id: id, dropped: dropped, services: map[string]*service{},
+		slices: map[string]*slice{}, pods: map[string]*remote{}, byIP: map[netip.Addr]*address{}}
+}
+
+func (p *peers) count() int {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	return len(p.byIP)
+}
+
+// find tells who has the address; port chooses between Services.
+func (p *peers) find(ip netip.Addr, port uint16) (out Peer, ok bool) {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	a := p.byIP[ip]
+	if a == nil {
+		return Peer{}, false
+	}
+	if s := choose(a.services, port, func(s *service) (string, string, []uint16) { return s.namespace, s.name, s.ports }); s != nil {
+		out.Service, out.ServiceNamespace = s.name, s.namespace
+		return out, true
+	}
+	e := choose(a.endpoints, port, func(e *endpoint) (string, string, []uint16) {
+		return e.slice.namespace, e.slice.service, e.slice.ports
+	})
+	if e != nil {
+		out.Service, out.ServiceNamespace = e.slice.service, e.slice.namespace
+	}
+	if node, shared := a.host(); shared {
+		// Host-network pods: the address is the node's, and which Service is meant
+		// only the port can tell.
+		out.Node = node
+		if e != nil && !hasPort(e.slice.ports, port) {
+			out.Service, out.ServiceNamespace = "", ""
+		}
+		return out, true
+	}
+	out.Resource = a.resource(p.id)
+	return out, out.Resource != nil || out.Service != ""
+}
+
+// host tells whether the address is a node's: a pod with host network has it, or
+// several pods share it.
+func (a *address) host() (node string, shared bool) {
+	for _, r := range a.pods {
+		if r.hostNetwork {
+			return r.node, true
+		}
+	}
+	var seen *endpoint
+	for _, e := range a.endpoints {
+		if e.pod == "" {
+			continue
+		}
+		if seen != nil && (seen.pod != e.pod || seen.namespace != e.namespace) {
+			return e.node, true
+		}
+		seen = e
+	}
+	return "", false
+}
+
+// resource returns the pod that has the address, nil for none.
+func (a *address) resource(id *identity) *telemetry.Resource {
+	if r := a.res.Load(); r != nil {
+		return r
+	}
+	var r *telemetry.Resource
+	for _, q := range a.pods {
+		if !q.done {
+			r = &telemetry.Resource{Cluster: id.cluster, Node: q.node, Namespace: q.namespace, Pod: q.name, PodUID: q.uid,
+				WorkloadKind: q.workload.Kind, WorkloadName: q.workload.Name, OwnerKind: q.owner.Kind, OwnerName: q.owner.Name,
+				PodIP: q.ips[0].String(), Partial: true}
+		}
+	}
+	if r == nil {
+		for _, e := range a.endpoints {
+			if e.pod != "" {
+				r = &telemetry.Resource{Cluster: id.cluster, Node: e.node, Namespace: e.namespace, Pod: e.pod, PodUID: e.uid,
+					PodIP: e.ip.String(), Partial: true}
+				break
+			}
+		}
+	}
+	if r != nil && !a.res.CompareAndSwap(nil, r) {
+		r = a.res.Load()
+	}
+	return r
+}
+
+// choose returns the entry that has the port, else the first by name.
+func choose[T any](list []*T, port uint16, of func(*T) (namespace, name string, ports []uint16)) *T {
+	var best *T
+	for _, v := range list {
+		ns, name, ports := of(v)
+		if name == "" {
+			continue
+		}
+		if best == nil {
+			best = v
+			continue
+		}
+		bns, bname, bports := of(best)
+		if has, had := hasPort(ports, port), hasPort(bports, port); has != had {
+			if has {
+				best = v
+			}
+		} else if cmp.Or(strings.Compare(ns, bns), strings.Compare(name, bname)) < 0 {
+			best = v
+		}
+	}
+	return best
+}
+
+func hasPort(ports []uint16, port uint16) bool {
+	return len(ports) == 0 || slices.Contains(ports, port)
+}
+
+// at returns the entry of an address to add to, nil when there is no room. The
+// caller holds mu.
+func (p *peers) at(ip netip.Addr) *address {
+	if p.used >= p.max {
+		p.dropped()
+		return nil
+	}
+	p.used++
+	a := p.byIP[ip]
+	if a == nil {
+		a = &address{}
+		p.byIP[ip] = a
+	}
+	a.res.Store(nil)
+	return a
+}
+
+// drop removes v from a list of an address. The caller holds mu.
+func drop[T comparable](p *peers, ip netip.Addr, v T, list func(*address) *[]T) {
+	a := p.byIP[ip]
+	if a == nil {
+		return
+	}
+	l := list(a)
+	i := slices.Index(*l, v)
+	if i < 0 {
+		return
+	}
+	*l = slices.Delete(*l, i, i+1)
+	p.used--
+	a.res.Store(nil)
+	if len(a.services)+len(a.endpoints)+len(a.pods) == 0 {
+		delete(p.byIP, ip)
+	}
+}
+
+func ofServices(a *address) *[]*service   { return &a.services }
+func ofEndpoints(a *address) *[]*endpoint { return &a.endpoints }
+func ofPods(a *address) *[]*remote        { return &a.pods }
+
+func (p *peers) setService(s *service) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.unsetService(s)
+	p.services[s.namespace+"/"+s.name] = s
+	for _, ip := range s.ips {
+		if a := p.at(ip); a != nil {
+			a.services = append(a.services, s)
+		}
+	}
+}
+
+func (p *peers) unsetService(s *service) {
+	key := s.namespace + "/" + s.name
+	if old := p.services[key]; old != nil {
+		for _, ip := range old.ips {
+			drop(p, ip, old, ofServices)
+		}
+		delete(p.services, key)
+	}
+}
+
+func (p *peers) setSlice(s *slice) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.unsetSlice(s)
+	p.slices[s.namespace+"/"+s.name] = s
+	for _, e := range s.endpoints {
+		if a := p.at(e.ip); a != nil {
+			a.endpoints = append(a.endpoints, e)
+		}
+	}
+}
+
+func (p *peers) unsetSlice(s *slice) {
+	key := s.namespace + "/" + s.name
+	if old := p.slices[key]; old != nil {
+		for _, e := range old.endpoints {
+			drop(p, e.ip, e, ofEndpoints)
+		}
+		delete(p.slices, key)
+	}
+}
+
+func (p *peers) setPod(r *remote) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.unsetPod(r)
+	p.pods[r.uid] = r
+	for _, ip := range r.ips {
+		if a := p.at(ip); a != nil {
+			a.pods = append(a.pods, r)
+		}
+	}
+}
+
+func (p *peers) unsetPod(r *remote) {
+	if old := p.pods[r.uid]; old != nil {
+		for _, ip := range old.ips {
+			drop(p, ip, old, ofPods)
+		}
+		delete(p.pods, r.uid)
+	}
+}
+
+// mirrorOf makes a mirror out of set and unset and the map that holds what is
+// there now.
+func mirrorOf[T any](p *peers, now map[string]*T, key func(*T) string, from func(runtime.Object) (*T, bool), set, unset func(*T)) *mirror[*T] {
+	remove := func(v *T) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		unset(v)
+	}
+	return &mirror[*T]{from: from, set: set, remove: remove, replace: func(list []*T) {
+		seen := make(map[string]bool, len(list))
+		for _, v := range list {
+			seen[key(v)] = true
+		}
+		p.mu.Lock()
+		for k, v := range now {
+			if !seen[k] {
+				unset(v)
+			}
+		}
+		p.mu.Unlock()
+		for _, v := range list {
+			set(v)
+		}
+	}}
+}
+
+func (p *peers) servicesMirror() *mirror[*service] {
+	return mirrorOf(p, p.services, func(s *service) string { return s.namespace + "/" + s.name }, newService, p.setService, p.unsetService)
+}
+
+func (p *peers) slicesMirror() *mirror[*slice] {
+	return mirrorOf(p, p.slices, func(s *slice) string { return s.namespace + "/" + s.name }, newSlice, p.setSlice, p.unsetSlice)
+}
+
+func (p *peers) podsMirror() *mirror[*remote] {
+	return mirrorOf(p, p.pods, func(r *remote) string { return r.uid }, newRemote, p.setPod, p.unsetPod)
+}
+
+func newService(o runtime.Object) (*service, bool) {
+	svc, ok := o.(*corev1.Service)
+	if !ok {
+		return nil, false
+	}
+	s := &service{namespace: strings.Clone(svc.Namespace), name: strings.Clone(svc.Name)}
+	add := func(ip string) {
+		for _, a := range addrs(ip, 0, nil) {
+			if !slices.Contains(s.ips, a) {
+				s.ips = append(s.ips, a)
+			}
+		}
+	}
+	add(svc.Spec.ClusterIP) // "None" is no address
+	for _, list := range [][]string{svc.Spec.ClusterIPs, svc.Spec.ExternalIPs} {
+		for _, ip := range list {
+			add(ip)
+		}
+	}
+	for _, in := range svc.Status.LoadBalancer.Ingress {
+		add(in.IP)
+	}
+	for _, port := range svc.Spec.Ports {
+		s.ports = append(s.ports, uint16(port.Port))
+	}
+	return s, true
+}
+
+func newSlice(o runtime.Object) (*slice, bool) {
+	es, ok := o.(*discoveryv1.EndpointSlice)
+	if !ok {
+		return nil, false
+	}
+	s := &slice{namespace: strings.Clone(es.Namespace), name: strings.Clone(es.Name),
+		service: strings.Clone(es.Labels[discoveryv1.LabelServiceName])}
+	for _, port := range es.Ports {
+		if port.Port == nil {
+			s.ports = nil
+			break
+		}
+		s.ports = append(s.ports, uint16(*port.Port))
+	}
+	for i := range es.Endpoints {
+		e := &es.Endpoints[i]
+		for _, addr := range e.Addresses {
+			for _, ip := range addrs(addr, 0, nil) { // FQDN slices have none
+				ep := &endpoint{ip: ip, slice: s}
+				if e.NodeName != nil {
+					ep.node = strings.Clone(*e.NodeName)
+				}
+				if t := e.TargetRef; t != nil && t.Kind == "Pod" {
+					ep.pod, ep.namespace = strings.Clone(t.Name), strings.Clone(first(t.Namespace, es.Namespace))
+					ep.uid = strings.Clone(string(t.UID))
+				}
+				s.endpoints = append(s.endpoints, ep)
+			}
+		}
+	}
+	return s, true
+}
+
+func newRemote(o runtime.Object) (*remote, bool) {
+	p, ok := o.(*corev1.Pod)
+	if !ok {
+		return nil, false
+	}
+	q := newPod(p, &keep{}) // workload wants labels; nothing else of it is kept
+	r := &remote{uid: q.UID, namespace: q.Namespace, name: q.Name, node: q.Node, hostNetwork: q.HostNetwork,
+		done: q.Done, workload: q.Workload, owner: q.Owner}
+	if !q.Done {
+		r.ips = q.IPs
+	}
+	return r, true
+}
