@@ -103,7 +103,8 @@ run kube-apiserver kube-apiserver --etcd-servers http://127.0.0.1:2379 --secure-
 
 # containerd, and with it kubelet, in a mount namespace of their own where
 # everything is shared, as systemd makes it elsewhere: hostPath volumes with
-# mountPropagation work, and no mount of theirs is left behind.
+# mountPropagation work, and no mount of theirs is left behind. systemd also
+# mounts tracefs, which hostPath volumes of it rely on.
 cat >"$KUBE_STATE/containerd.toml" <<TOML
 version = 2
 root = "$KUBE_STATE/containerd"
@@ -133,7 +134,9 @@ cat >"$KUBE_STATE/cni/10-kube-test.conflist" <<CNI
   "ipam":{"type":"host-local","dataDir":"$KUBE_RUN/ipam","ranges":[[{"subnet":"$KUBE_POD_NET"}]],"routes":[{"dst":"0.0.0.0/0"}]}},
  {"type":"portmap","capabilities":{"portMappings":true}}]}
 CNI
-run containerd unshare --mount --propagation shared containerd --config "$KUBE_STATE/containerd.toml"
+run containerd unshare --mount --propagation shared sh -c \
+	'grep -q " /sys/kernel/tracing tracefs" /proc/mounts || mount -t tracefs tracefs /sys/kernel/tracing; exec "$@"' sh \
+	containerd --config "$KUBE_STATE/containerd.toml"
 [ -e /run/containerd/containerd.sock ] || { mkdir -p /run/containerd && ln -sfn "$SOCK" /run/containerd/containerd.sock; }
 
 await 60 "containerd answers" ctr -a "$SOCK" version

@@ -30,6 +30,7 @@ func main() {
 		BuildInfo: component.BuildInfo{Command: "otelcol", Description: "receivers for nodetap's tests", Version: "0.160.0"},
 		Factories: factories,
 		ConfigProviderSettings: otelcol.ConfigProviderSettings{ResolverSettings: confmap.ResolverSettings{
+			DefaultScheme:     "file",
 			ProviderFactories: []confmap.ProviderFactory{fileprovider.NewFactory()},
 		}},
 	})
