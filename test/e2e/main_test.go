@@ -63,6 +63,9 @@ func run(m *testing.M) (code int, err error) {
 	if err := apply("service.yaml", map[string]any{"Name": "front", "Image": "go", "Args": "front", "IP": serviceNet + "0", "Next": "", "Backends": strings.Join(backends, ",")}); err != nil {
 		return 1, err
 	}
+	if err := apply("burner.yaml", nil); err != nil {
+		return 1, err
+	}
 	for _, l := range append([]string{"front"}, languages...) {
 		if _, err := kubectl("-n", "shop", "rollout", "status", "deploy/"+l, "--timeout=90s"); err != nil {
 			return 1, err

@@ -1,7 +1,8 @@
 #!/bin/bash
 # Runs the end-to-end tests: builds what they need (once, into $KUBE_CACHE),
 # starts a cluster, runs the tests and takes everything back. Root, Debian, Go.
-#   run.sh [-run REGEXP ...]     arguments go to go test
+#   run.sh [-soak] [-run REGEXP ...]     further arguments go to go test
+# -soak: five idle minutes and receivers dead for three (not in CI).
 # E2E_LANGUAGES (go python node java), E2E_IDLE (45s: how long nothing may be
 # said about the agent itself), E2E_KEEP=1 leaves the cluster up.
 set -euo pipefail
@@ -10,6 +11,10 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export KUBE_DNS=0 KUBE_AUDIT=1 KUBE_LOG_MAX_SIZE=${KUBE_LOG_MAX_SIZE:-100Ki} KUBE_LOG_MAX_FILES=${KUBE_LOG_MAX_FILES:-5}
 . "$here/kube/env.sh"
 export KUBE_CACHE KUBE_STATE KUBE_RUN KUBE_NODE E2E_LANGUAGES=${E2E_LANGUAGES:-go python node java}
+if [ "${1:-}" = -soak ]; then
+	shift
+	export E2E_IDLE=5m E2E_DEAD=3m
+fi
 export E2E_OUT=${E2E_OUT:-$(mktemp -d)}
 mkdir -p "$E2E_OUT"
 
@@ -37,4 +42,4 @@ trap finish EXIT
 ctrk images import --digests=false "$E2E_OUT/nodetap.tar" >/dev/null
 say "image imported"
 cd "$here/../.."
-go test -tags e2e -count=1 -timeout 25m -v ./test/e2e "$@"
+go test -tags e2e -count=1 -timeout 40m -v ./test/e2e "$@"

@@ -89,6 +89,6 @@ func do(client *http.Client, name, method, addr, path string, traced bool) (call
 	_, err = io.Copy(io.Discard, resp.Body)
 	resp.Body.Close()
 	c.End, c.Status = time.Now().UnixNano(), resp.StatusCode
-	time.Sleep(2 * time.Millisecond) // so that the times of two requests are apart
+	time.Sleep(10 * time.Millisecond) // so that the times of two requests are apart
 	return c, err
 }

@@ -5,10 +5,12 @@
 //
 //	demo serve          the service: /items/N /items (POST) /stream /missing /fail /slow /chain
 //	demo front          /run?n=N calls every service in $BACKENDS and tells what it did
+//	demo burn           keeps a thread busy and 32 MiB in memory
 //	demo lines N RATE   N numbered lines, RATE a second, every 500th of 40,000 bytes; then waits
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"os/signal"
@@ -25,10 +27,15 @@ func main() {
 		fail(serve())
 	case len(os.Args) == 2 && os.Args[1] == "front":
 		fail(front())
+	case len(os.Args) == 2 && os.Args[1] == "burn":
+		hold := bytes.Repeat([]byte("memory"), 32<<20/6)
+		for i := 0; ; i++ {
+			hold[i%len(hold)]++
+		}
 	case len(os.Args) == 4 && os.Args[1] == "lines":
 		lines(number(2), number(3))
 	default:
-		fmt.Fprintln(os.Stderr, "usage: demo serve | front | lines N RATE")
+		fmt.Fprintln(os.Stderr, "usage: demo serve | front | burn | lines N RATE")
 		os.Exit(2)
 	}
 }
