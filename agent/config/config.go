@@ -83,6 +83,7 @@ type Config struct {
 	Collectors []*Component // in the schema's order, those that are left out too
 	Exporters  []*Component // sorted by name; only those that the file names
 	Path       string       // "" when there is no file
+	root       *yaml.Node
 }
 
 // Load reads the file and returns the configuration, or an Errors. An empty path
@@ -102,7 +103,7 @@ func Load(path string, schema Schema) (*Config, error) {
 func Parse(path string, data []byte, schema Schema) (*Config, error) {
 	d := &decoder{file: path}
 	root := d.document(data)
-	cfg := &Config{Settings: DefaultSettings(), Path: path}
+	cfg := &Config{Settings: DefaultSettings(), Path: path, root: root}
 
 	top := struct {
 		Collectors map[string]*section `yaml:"collectors"`

@@ -36,7 +36,7 @@ func (d *decoder) validateAt(node, fallback *yaml.Node, path string, target any)
 			continue
 		}
 		at := node
-		for _, part := range strings.FieldsFunc(fe.FieldKey(), func(r rune) bool { return strings.ContainsRune(".[]", r) }) {
+		for _, part := range splitKey(fe.FieldKey()) {
 			next := child(at, part)
 			if next == nil {
 				break
@@ -121,4 +121,26 @@ func validateSettings(s *Settings) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// Mistake returns an error about a key of the file, at its place: for what only
+// the program as a whole can know. key is dotted, with indices in brackets.
+func (c *Config) Mistake(key, got, msg string, valid []string) *Error {
+	at := c.root
+	for _, part := range splitKey(key) {
+		next := child(at, part)
+		if next == nil {
+			break
+		}
+		at = next
+	}
+	e := &Error{File: c.Path, Key: key, Msg: key + ": " + msg, Suggest: nearest(got, valid)}
+	if at != nil {
+		e.Line, e.Column = at.Line, at.Column
+	}
+	return e
+}
+
+func splitKey(key string) []string {
+	return strings.FieldsFunc(key, func(r rune) bool { return strings.ContainsRune(".[]", r) })
 }
