@@ -1,0 +1,241 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"nodetap/collectors/apm"
+)
+
+// finding is one thing that doctor looked at.
+type finding struct {
+	name   string
+	detail string
+	ok     bool
+	note   bool   // neither good nor bad: said for information
+	loses  string // what is off because of it
+	grant  string // what would grant it: the line of the manifest
+}
+
+// doctor prints what this node allows, what that switches off, and what would
+// grant it. The exit code is 1 when something that the configuration asks for
+// cannot run.
+func doctor(cfg *configuration, w io.Writer) int {
+	var uts unix.Utsname
+	unix.Uname(&uts) //nolint:errcheck // it does not fail
+	fmt.Fprintf(w, "nodetap %s on %s: Linux %s, %s\n\n", buildVersion(), cfg.settings.NodeName, unix.ByteSliceToString(uts.Release[:]), runtime.GOARCH)
+	code := 0
+	for _, f := range examine(cfg) {
+		state := "ok"
+		switch {
+		case f.note:
+			state = "note"
+		case !f.ok:
+			state, code = "OFF", 1
+		}
+		fmt.Fprintf(w, "%-5s %-14s %s\n", state, f.name, f.detail)
+		if f.loses != "" {
+			fmt.Fprintf(w, "      %-14s without it: %s\n", "", f.loses)
+		}
+		if f.grant != "" {
+			fmt.Fprintf(w, "      %-14s grant it with: %s\n", "", f.grant)
+		}
+	}
+	return code
+}
+
+func examine(cfg *configuration) []finding {
+	s := cfg.settings
+	on := map[string]bool{}
+	for _, c := range cfg.collectors {
+		on[c.Name] = c.Enabled
+	}
+	out := []finding{
+		capabilities(on),
+		readable("log files", filepath.Join(s.Host.Log, "pods"), "container logs", "hostPath volume /var/log, mounted read-only at "+s.Host.Log, on["logs"]),
+		cgroupVersion(s.Host.Cgroup, on["cgroup"]),
+		readable("proc", filepath.Join(s.Host.Proc, "1/stat"), "network metrics of pods, names of processes", "hostPID: true", on["cgroup"] || on["apm"]),
+		writable(s.StateDir),
+		apiServer(cfg),
+	}
+	out = append(out, tracing(cfg, on["apm"])...)
+	return append(out, signals(cfg, on)...)
+}
+
+// wanted marks what the configuration switched off as a note, not as a fault.
+func wanted(f finding, on bool) finding {
+	if !f.ok && !on {
+		f.note, f.loses = true, f.loses+" (switched off in the configuration anyway)"
+	}
+	return f
+}
+
+func readable(name, path, loses, grant string, on bool) finding {
+	f, err := os.Open(path)
+	if err != nil {
+		return wanted(finding{name: name, detail: err.Error(), loses: loses, grant: grant}, on)
+	}
+	f.Close()
+	return finding{name: name, detail: path + " can be read", ok: true}
+}
+
+func writable(dir string) finding {
+	f := finding{name: "state", detail: dir + " can be written", ok: true}
+	if err := os.MkdirAll(dir, 0o700); err == nil {
+		var tmp *os.File
+		if tmp, err = os.CreateTemp(dir, ".doctor"); err == nil {
+			tmp.Close()
+			os.Remove(tmp.Name())
+			return f
+		}
+	}
+	return finding{
+		name: "state", detail: dir + " cannot be written",
+		loses: "the agent does not start: it could not remember what it has sent", grant: "a writable hostPath volume at state_dir",
+	}
+}
+
+var capabilityNames = []struct {
+	bit   int
+	name  string
+	loses string
+}{
+	{unix.CAP_BPF, "BPF", "tracing, immediate discovery of containers"},
+	{unix.CAP_PERFMON, "PERFMON", "tracing, immediate discovery of containers"},
+	{unix.CAP_SYS_PTRACE, "SYS_PTRACE", "network metrics of pods of other users"},
+	{unix.CAP_DAC_READ_SEARCH, "DAC_READ_SEARCH", "log files that only root may read, unless the agent is root"},
+}
+
+func capabilities(on map[string]bool) finding {
+	b, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return finding{name: "capabilities", detail: err.Error()}
+	}
+	var have uint64
+	for line := range strings.Lines(string(b)) {
+		if v, ok := strings.CutPrefix(line, "CapEff:"); ok {
+			have, _ = strconv.ParseUint(strings.TrimSpace(v), 16, 64)
+		}
+	}
+	var got, missing, loses []string
+	for _, c := range capabilityNames {
+		if have&(1<<c.bit) != 0 || (c.bit == unix.CAP_BPF || c.bit == unix.CAP_PERFMON) && have&(1<<unix.CAP_SYS_ADMIN) != 0 {
+			got = append(got, c.name)
+			continue
+		}
+		missing = append(missing, c.name)
+		if !slices.Contains(loses, c.loses) {
+			loses = append(loses, c.loses)
+		}
+	}
+	f := finding{name: "capabilities", detail: "has " + strings.Join(got, ", "), ok: len(missing) == 0}
+	if !f.ok {
+		f.detail = "lacks " + strings.Join(missing, ", ")
+		f.loses = strings.Join(loses, "; ")
+		f.grant = "securityContext: {capabilities: {add: [" + strings.Join(missing, ", ") + "]}}"
+	}
+	return wanted(f, on["apm"])
+}
+
+func cgroupVersion(root string, on bool) finding {
+	var st unix.Statfs_t
+	if err := unix.Statfs(root, &st); err != nil {
+		return wanted(finding{name: "cgroups", detail: err.Error(), loses: "container metrics, tracing", grant: "hostPath volume /sys/fs/cgroup, mounted read-only at " + root}, on)
+	}
+	is := func(dir string) bool {
+		var st unix.Statfs_t
+		return unix.Statfs(filepath.Join(root, dir), &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC
+	}
+	switch {
+	case st.Type == unix.CGROUP2_SUPER_MAGIC:
+		return finding{name: "cgroups", detail: "version 2 at " + root, ok: true}
+	case is("unified"):
+		return finding{name: "cgroups", detail: "version 1, with version 2 beside it at " + filepath.Join(root, "unified") + ": no pressure (PSI) per container", ok: true}
+	}
+	if _, err := os.Stat(filepath.Join(root, "memory")); err == nil {
+		return finding{name: "cgroups", detail: "version 1 at " + root + ": no pressure (PSI) per container, and traces without containers", ok: true}
+	}
+	return wanted(finding{name: "cgroups", detail: "no cgroup file system at " + root, loses: "container metrics, tracing", grant: "hostPath volume /sys/fs/cgroup"}, on)
+}
+
+func apiServer(cfg *configuration) finding {
+	host, port := os.Getenv("KUBERNETES_SERVICE_HOST"), os.Getenv("KUBERNETES_SERVICE_PORT")
+	if host == "" && cfg.pods.Kubeconfig == "" {
+		return finding{
+			name: "API server", detail: "none: not in a cluster, and pods.kubeconfig is empty", note: true,
+			loses: "labels, workloads and images; names come from the log paths",
+		}
+	}
+	if cfg.pods.Kubeconfig != "" {
+		return readable("API server", cfg.pods.Kubeconfig, "labels, workloads and images", "a readable pods.kubeconfig", true)
+	}
+	const token = "/var/run/secrets/kubernetes.io/serviceaccount/token"
+	f := readable("API server", token, "labels, workloads and images", "automountServiceAccountToken: true", true)
+	if f.ok {
+		f.detail = "https://" + host + ":" + port + ", as this pod's service account"
+	}
+	return f
+}
+
+func tracing(cfg *configuration, on bool) []finding {
+	lockdown := "none"
+	if b, err := os.ReadFile("/sys/kernel/security/lockdown"); err == nil {
+		if _, rest, ok := strings.Cut(string(b), "["); ok {
+			lockdown, _, _ = strings.Cut(rest, "]")
+		}
+	}
+	out := []finding{{name: "lockdown", detail: lockdown, ok: lockdown != "confidentiality"}}
+	if !out[0].ok {
+		out[0].detail += ": the kernel refuses BPF to read kernel memory"
+		out[0].loses = "tracing (HTTP spans and request metrics); logs and container metrics run"
+		out[0].grant = "a boot without lockdown=confidentiality (lockdown=integrity is enough)"
+		out[0] = wanted(out[0], on)
+	}
+	if _, err := os.Stat("/sys/kernel/btf/vmlinux"); err != nil {
+		out = append(out, wanted(finding{name: "BTF", detail: "the kernel has no type information", loses: "tracing", grant: "a kernel with CONFIG_DEBUG_INFO_BTF=y"}, on))
+	} else {
+		out = append(out, finding{name: "BTF", detail: "/sys/kernel/btf/vmlinux", ok: true})
+	}
+	return append(out, probeTracing(on))
+}
+
+func signals(cfg *configuration, on map[string]bool) []finding {
+	takes := map[string][]string{}
+	for _, e := range cfg.exporters {
+		if !e.Enabled {
+			continue
+		}
+		switch e.Kind {
+		case "prom":
+			takes["metrics"] = append(takes["metrics"], e.Name)
+		case "forward":
+			takes["logs"] = append(takes["logs"], e.Name)
+		default:
+			for _, s := range []string{"logs", "traces", "metrics"} {
+				takes[s] = append(takes[s], e.Name)
+			}
+		}
+	}
+	var out []finding
+	for _, s := range []struct{ name, collector string }{{"logs", "logs"}, {"traces", "apm"}, {"metrics", "cgroup"}} {
+		f := finding{name: s.name, ok: true, detail: "go to " + strings.Join(takes[s.name], ", ")}
+		switch {
+		case !on[s.collector]:
+			f = finding{name: s.name, note: true, detail: "collectors." + s.collector + " is switched off"}
+		case len(takes[s.name]) == 0:
+			f = finding{name: s.name, note: true, detail: "no exporter takes them: they are not collected", grant: "an exporter in the configuration, such as exporters: {otlp: {endpoint: ...}}"}
+		}
+		out = append(out, f)
+	}
+	return out
+}
+
+var _ = apm.Default
