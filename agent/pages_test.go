@@ -1,0 +1,81 @@
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"nodetap/agent/config"
+	"nodetap/agent/containers"
+	"nodetap/agent/pipeline"
+	"nodetap/agent/pods"
+)
+
+var update = flag.Bool("update", false, "write the generated pages")
+
+// TestPages holds the tables in the documentation against the code that they are
+// generated from.
+func TestPages(t *testing.T) {
+	for path, want := range map[string]string{
+		"../CONFIGURATION.md": configurationPage(t),
+		"../METRICS.md":       metricsPage(t),
+	} {
+		if *update {
+			if err := os.WriteFile(path, []byte(want), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		got, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(want, string(got)); d != "" {
+			t.Errorf("%s is not current (make generate): %s", path, d)
+		}
+	}
+}
+
+const configurationIntro = `# Configuration
+
+One YAML file. Every key has a default, so an empty file works; "nodetap validate --config FILE" checks one with the code that "nodetap run" starts with. This page is generated from the code (make generate).
+
+- In any single value, ${env:NAME}, ${env:NAME:-default} and ${file:/path} are replaced, once. Write $${ for a plain ${.
+- Durations: 500ms, 10s, 5m. Sizes: 1048576, 512KiB, 48MiB, 1GiB.
+- Exporters are named instances: exporters.otlp/payments and exporters.otlp/audit both have the keys of exporters.otlp.
+- Without routes everything goes to every exporter that takes its signal. The scrape endpoints (prom) are there even when the file does not name them.
+`
+
+func configurationPage(t *testing.T) string {
+	c := &configuration{pods: pods.Default(), containers: containers.Default(), routes: make([]pipeline.Route, 1)}
+	var b strings.Builder
+	b.WriteString(configurationIntro)
+	section := "-"
+	for _, k := range config.Describe(c.schema()) {
+		name, key := "top of the file", k.Path
+		parts := strings.SplitN(k.Path, ".", 3)
+		switch {
+		case len(parts) == 3 && (parts[0] == "collectors" || parts[0] == "exporters"):
+			name, key = parts[0]+"."+parts[1], parts[2]
+		case len(parts) > 1 && parts[0] != "host":
+			name, key = parts[0], strings.Join(parts[1:], ".")
+		}
+		if name != section {
+			section = name
+			fmt.Fprintf(&b, "\n## %s\n\n| key | type | default | meaning |\n|---|---|---|---|\n", name)
+		}
+		if k.Doc == "" {
+			t.Errorf("%s has no doc tag", k.Path)
+		}
+		def := ""
+		if k.Default != "" {
+			def = "`" + k.Default + "`"
+		}
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", key, k.Type, def, strings.ReplaceAll(k.Doc, "|", `\|`))
+	}
+	return b.String()
+}
