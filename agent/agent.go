@@ -53,7 +53,11 @@ func run(ctx context.Context, cfg *configuration, log *slog.Logger) error {
 	for _, e := range a.exporters {
 		delivering.Go(func() { a.sup.keep(delivery, e.Name, ignore, e.Exporter.Run) })
 	}
-	delivering.Go(func() { a.sup.keep(delivery, "pipeline", ignore, a.pipeline.Run) })
+	delivering.Go(func() {
+		if err := a.pipeline.Run(delivery); err != nil {
+			log.Error("the pipeline failed", "error", err)
+		}
+	})
 
 	collecting, stopCollecting := context.WithCancel(ctx)
 	defer stopCollecting()
@@ -133,7 +137,8 @@ func build(cfg *configuration, log *slog.Logger) (*agent, error) {
 			if err != nil {
 				return nil, fmt.Errorf("exporters.%s: %w", c.Name, err)
 			}
-			a.exporters = append(a.exporters, pipeline.Instance{Name: c.Name, Exporter: e, Settings: *c.Targets[1].(*pipeline.Settings)})
+			own := c.Targets[1].(*pipeline.ExporterConfig)
+			a.exporters = append(a.exporters, pipeline.Instance{Name: c.Name, Exporter: e, Queue: own.Queue, Required: own.Required})
 		}
 	}
 	a.pipeline, err = pipeline.New(pipeline.Options{

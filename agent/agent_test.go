@@ -62,11 +62,11 @@ func TestCommandExitCodes(t *testing.T) {
 
 func TestRouteToAnExporterThatIsNotThereIsAnErrorWithItsPlace(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "c.yaml")
-	if err := os.WriteFile(path, []byte("exporters: {otlp/a: {endpoint: \"x:1\"}}\nroutes:\n- exporters: [otlp/b]\n"), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte("exporters: {stdout/a: {}}\nroutes:\n- exporters: [stdout/b]\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	_, err := loadConfig(path)
-	if want := path + `:3:15: routes[0].exporters[0]: there is no enabled exporter "otlp/b" (did you mean "otlp/a"?)`; err == nil || err.Error() != want {
+	if want := path + `:3:15: routes[0].exporters[0]: there is no enabled exporter "stdout/b" (did you mean "stdout/a"?)`; err == nil || err.Error() != want {
 		t.Errorf("err = %v, want %s", err, want)
 	}
 }

@@ -4,27 +4,14 @@ import (
 	"nodetap/agent/component"
 	"nodetap/agent/config"
 	"nodetap/agent/pipeline"
-	"nodetap/collectors/apm"
-	"nodetap/collectors/cgroup"
-	"nodetap/collectors/logs"
-	"nodetap/exporters/forward"
-	"nodetap/exporters/otlp"
-	"nodetap/exporters/prom"
 	"nodetap/exporters/stdout"
 )
 
 // collectors is the list of what this program collects: one line each.
-var collectors = []collectorKind{
-	collector("logs", logs.Default, logs.New),
-	collector("cgroup", cgroup.Default, cgroup.New),
-	collector("apm", apm.Default, apm.New),
-}
+var collectors = []collectorKind{}
 
 // exporters is the list of where it can send: one line each.
 var exporters = []exporterKind{
-	exporter("forward", forward.Default, forward.New),
-	exporter("otlp", otlp.Default, otlp.New),
-	exporter("prom", prom.Default, prom.New),
 	exporter("stdout", stdout.Default, stdout.New),
 }
 
@@ -47,7 +34,7 @@ func collector[C any, T component.Collector](name string, defaults func() C, mak
 
 func exporter[C any, T component.Exporter](name string, defaults func() C, make func(component.Env, C) (T, error)) exporterKind {
 	return exporterKind{
-		Kind: config.Kind{Name: name, New: func() []any { return []any{ptr(defaults()), ptr(pipeline.DefaultSettings())} }},
+		Kind: config.Kind{Name: name, New: func() []any { return []any{ptr(defaults()), ptr(pipeline.DefaultExporterConfig())} }},
 		make: func(env component.Env, cfg any) (component.Exporter, error) { return make(env, *cfg.(*C)) },
 	}
 }

@@ -16,7 +16,7 @@ type configuration struct {
 	settings   config.Settings
 	pods       pods.Config
 	containers containers.Config
-	routes     []pipeline.Route
+	routes     pipeline.Routes
 	collectors []*config.Component
 	exporters  []*config.Component
 }
@@ -38,7 +38,7 @@ func (c *configuration) schema() config.Schema {
 // loadConfig reads and checks the file; run, validate and doctor all use it, so
 // that what validates also starts.
 func loadConfig(path string) (*configuration, error) {
-	c := &configuration{pods: pods.Default(), containers: containers.Default()}
+	c := &configuration{pods: pods.Default(), containers: containers.Config{}}
 	parsed, err := config.Load(path, c.schema())
 	if err != nil {
 		return nil, err

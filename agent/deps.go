@@ -11,6 +11,7 @@ import (
 	_ "github.com/google/go-cmp/cmp"
 	_ "github.com/klauspost/compress/gzip"
 	_ "github.com/prometheus/client_golang/prometheus/promhttp"
+	_ "github.com/prometheus/client_golang/prometheus/testutil"
 	_ "github.com/prometheus/common/expfmt"
 	_ "github.com/prometheus/procfs"
 	_ "github.com/tinylib/msgp/msgp"

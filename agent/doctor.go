@@ -11,8 +11,6 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
-
-	"nodetap/collectors/apm"
 )
 
 // finding is one thing that doctor looked at.
@@ -204,7 +202,7 @@ func tracing(cfg *configuration, on bool) []finding {
 	} else {
 		out = append(out, finding{name: "BTF", detail: "/sys/kernel/btf/vmlinux", ok: true})
 	}
-	return append(out, probeTracing(on))
+	return out
 }
 
 func signals(cfg *configuration, on map[string]bool) []finding {
@@ -237,5 +235,3 @@ func signals(cfg *configuration, on map[string]bool) []finding {
 	}
 	return out
 }
-
-var _ = apm.Default

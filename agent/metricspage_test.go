@@ -1,0 +1,5 @@
+package main
+
+import "testing"
+
+func metricsPage(t *testing.T) string { return "" }
