@@ -19,8 +19,8 @@ for l in $languages; do
 done
 if [ ${#need[@]} -gt 0 ]; then
 	say "apt-get install ${need[*]}"
-	apt-cache show "${need[0]}" >/dev/null 2>&1 || apt-get update -q >/dev/null || die "apt-get update failed"
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${need[@]}" >/dev/null ||
+	apt-cache show "${need[0]}" >/dev/null 2>&1 || apt-get -o DPkg::Lock::Timeout=300 update -q >/dev/null || die "apt-get update failed"
+	DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -q --no-install-recommends "${need[@]}" >/dev/null ||
 		die "cannot install ${need[*]}: leave the language out of E2E_LANGUAGES"
 fi
 

@@ -1,8 +1,9 @@
 #!/bin/bash
 # Runs the end-to-end tests: builds what they need (once, into $KUBE_CACHE),
 # starts a cluster, runs the tests and takes everything back. Root, Debian, Go.
-#   run.sh [-soak] [-run REGEXP ...]     further arguments go to go test
+#   run.sh [-soak | -build-only] [-run REGEXP ...]     further arguments go to go test
 # -soak: five idle minutes and receivers dead for three (not in CI).
+# -build-only: what takes long, and no cluster.
 # E2E_LANGUAGES (go python node java), E2E_IDLE (45s: how long nothing may be
 # said about the agent itself), E2E_KEEP=1 leaves the cluster up.
 set -euo pipefail
@@ -11,10 +12,16 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export KUBE_DNS=0 KUBE_AUDIT=1 KUBE_LOG_MAX_SIZE=${KUBE_LOG_MAX_SIZE:-100Ki} KUBE_LOG_MAX_FILES=${KUBE_LOG_MAX_FILES:-5}
 . "$here/kube/env.sh"
 export KUBE_CACHE KUBE_STATE KUBE_RUN KUBE_NODE E2E_LANGUAGES=${E2E_LANGUAGES:-go python node java}
-if [ "${1:-}" = -soak ]; then
+case ${1:-} in
+-soak)
 	shift
 	export E2E_IDLE=5m E2E_DEAD=3m
-fi
+	;;
+-build-only)
+	"$here/kube/build.sh"
+	exec "$here/receivers/build.sh"
+	;;
+esac
 export E2E_OUT=${E2E_OUT:-$(mktemp -d)}
 mkdir -p "$E2E_OUT"
 

@@ -15,8 +15,8 @@ cni=; for d in /usr/lib/cni /opt/cni/bin; do [ -x $d/bridge ] && cni=$d && break
 [ -n "$cni" ] || need+=(containernetworking-plugins)
 if [ ${#need[@]} -gt 0 ]; then
 	say "apt-get install ${need[*]}"
-	apt-cache show "${need[0]}" >/dev/null 2>&1 || apt-get update -q >/dev/null || die "apt-get update failed"
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${need[@]}" >/dev/null || die "cannot install ${need[*]}"
+	apt-cache show "${need[0]}" >/dev/null 2>&1 || apt-get -o DPkg::Lock::Timeout=300 update -q >/dev/null || die "apt-get update failed"
+	DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -q --no-install-recommends "${need[@]}" >/dev/null || die "cannot install ${need[*]}"
 	[ -n "$cni" ] || cni=/usr/lib/cni
 fi
 "$HERE/build.sh"
