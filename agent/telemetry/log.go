@@ -46,6 +46,8 @@ const (
 	Truncated LogFlags = 1 << iota
 	// Split: the line is one part of a longer one that was not joined.
 	Split
+	// Joined: the runtime wrote the line in several parts, and they were joined.
+	Joined
 )
 
 // LogRecord is one line (or one group of lines) of a LogBatch. It holds no
