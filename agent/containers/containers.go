@@ -28,20 +28,25 @@ type Container struct {
 	// Runtime is "containerd", "cri-o", "docker", "podman", or "" where the path
 	// does not tell.
 	Runtime string
-	// Path is the cgroup's path from the hierarchy's root, as the host sees it:
-	// /kubepods/burstable/pod<uid>/<id>. The same in every v1 hierarchy.
+	// Nested: it runs inside another container of its pod (docker in docker), so
+	// that container's counters hold this one's too.
+	Nested bool
+	// Path is the cgroup's path from the root of the mounted hierarchy, as the
+	// host sees it: /kubepods/burstable/pod<uid>/<id>. The same in every v1
+	// hierarchy.
 	Path string
 	// CgroupID is the cgroup2 id, as bpf_get_current_cgroup_id() gives it (the
 	// inode of its directory); 0 where no cgroup2 is mounted.
 	CgroupID uint64
-	// FirstSeen is when the registry learnt of it: its creation, when the agent
-	// was running.
+	// FirstSeen is when the registry learnt of it: its creation, unless Existing.
 	FirstSeen time.Time
 	// Existing: it was there before the registry started.
 	Existing bool
 }
 
-// Event is a container that came or went.
+// Event is a container that came or went. A second event for a path that came
+// already replaces the Container: its CgroupID became known, which on v1 hosts
+// may be a little later than the cgroup itself.
 type Event struct {
 	Container *Container
 	Removed   bool
