@@ -227,16 +227,21 @@ type mirror[T any] struct {
 }
 
 // reduced carries a T through the reflector's temporary store, which asks for
-// namespace and name alone.
+// namespace, name and resource version alone.
 type reduced struct {
-	metav1.Object // nil: never called beside the two below
+	metav1.Object // nil: never called beside the three below
 	namespace     string
 	name          string
+	version       string
 	value         any
 }
 
 func (r *reduced) GetNamespace() string { return r.namespace }
 func (r *reduced) GetName() string      { return r.name }
+
+// GetResourceVersion is asked by the store of a watch that begins with a list,
+// client-go 0.37 and API servers 1.32 on.
+func (r *reduced) GetResourceVersion() string { return r.version }
 
 func (m *mirror[T]) get(obj any) (v T, err error) {
 	if r, ok := obj.(*reduced); ok {
@@ -265,7 +270,7 @@ func (m *mirror[T]) Transformer() cache.TransformFunc {
 		if err != nil {
 			return nil, err
 		}
-		return &reduced{namespace: acc.GetNamespace(), name: acc.GetName(), value: v}, nil
+		return &reduced{namespace: acc.GetNamespace(), name: acc.GetName(), version: acc.GetResourceVersion(), value: v}, nil
 	}
 }
 
