@@ -1,0 +1,3 @@
+package logs
+
+func agentProcess(dir string) {}
