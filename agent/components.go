@@ -4,6 +4,7 @@ import (
 	"nodetap/agent/component"
 	"nodetap/agent/config"
 	"nodetap/agent/pipeline"
+	"nodetap/exporters/forward"
 	"nodetap/exporters/prom"
 	"nodetap/exporters/stdout"
 )
@@ -13,6 +14,7 @@ var collectors = []collectorKind{}
 
 // exporters is the list of where it can send: one line each.
 var exporters = []exporterKind{
+	exporter("forward", forward.Default, forward.New),
 	exporter("prom", prom.Default, prom.New),
 	exporter("stdout", stdout.Default, stdout.New),
 }

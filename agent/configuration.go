@@ -38,7 +38,7 @@ func (c *configuration) schema() config.Schema {
 // loadConfig reads and checks the file; run, validate and doctor all use it, so
 // that what validates also starts.
 func loadConfig(path string) (*configuration, error) {
-	c := &configuration{pods: pods.Default(), containers: containers.Config{}}
+	c := &configuration{pods: pods.Default(), containers: containers.Default()}
 	parsed, err := config.Load(path, c.schema())
 	if err != nil {
 		return nil, err

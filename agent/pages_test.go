@@ -50,7 +50,7 @@ One YAML file. Every key has a default, so an empty file works; "nodetap validat
 `
 
 func configurationPage(t *testing.T) string {
-	c := &configuration{pods: pods.Default(), containers: containers.Config{}, routes: make(pipeline.Routes, 1)}
+	c := &configuration{pods: pods.Default(), containers: containers.Default(), routes: make(pipeline.Routes, 1)}
 	var b strings.Builder
 	b.WriteString(configurationIntro)
 	section := "-"
