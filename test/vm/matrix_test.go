@@ -22,6 +22,7 @@ import (
 type binary struct {
 	pkg     string // import path; its last element names the subtest
 	seconds int    // time limit on the guest's clock, see plan.Program
+	agent   bool   // wants the built agent at /bin/nodetap
 }
 
 func (b binary) name() string { return b.pkg[strings.LastIndexByte(b.pkg, '/')+1:] }
@@ -29,6 +30,10 @@ func (b binary) name() string { return b.pkg[strings.LastIndexByte(b.pkg, '/')+1
 // matrixBinaries run on every boot, the probe first.
 var matrixBinaries = []binary{
 	{pkg: "nodetap/test/vm/probe"},
+	{pkg: "nodetap/agent/containers"},
+	{pkg: "nodetap/collectors/cgroup"},
+	{pkg: "nodetap/collectors/apm", seconds: 240},
+	{pkg: "nodetap/test/vm/node", seconds: 240, agent: true},
 }
 
 // While working on a package, its tests alone and some of them:
@@ -185,6 +190,7 @@ func build(ctx context.Context, arch, dir string) error {
 	env := []string{"CGO_ENABLED=0", "GOOS=linux", "GOARCH=" + arch}
 	for _, args := range [][]string{
 		{"build", "-ldflags=-s -w", "-o", filepath.Join(dir, "init"), "nodetap/test/vm/init"},
+		{"build", "-trimpath", "-ldflags=-s -w", "-o", filepath.Join(dir, "nodetap"), "nodetap/agent"},
 		append([]string{"test", "-c", "-tags=vm", "-ldflags=-s -w", "-o", dir + "/"}, pkgs...),
 	} {
 		if _, err := output(ctx, root, "env", append(append(env, "go"), args...)...); err != nil {
@@ -220,6 +226,11 @@ func pack(initrd, built string, env []string) error {
 		testdata := filepath.Join("../..", rel, "testdata")
 		if _, err := os.Stat(testdata); err == nil {
 			a.tree(testdata, at+"/testdata")
+		}
+		if b.agent {
+			if err := add("bin/nodetap", filepath.Join(built, "nodetap")); err != nil {
+				return err
+			}
 		}
 		p.Programs = append(p.Programs, plan.Program{Name: b.name(), Path: "/" + at + "/" + b.name() + ".test", Dir: "/" + at,
 			Args: []string{"-test.v=test2json", "-test.paniconexit0", "-test.run=" + *guestRun}, Env: env, Seconds: b.seconds})

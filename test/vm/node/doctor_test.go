@@ -1,0 +1,57 @@
+//go:build vm
+
+package node
+
+import (
+	"bytes"
+	"errors"
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+// Doctor has to say of a locked kernel that tracing is what it costs, and to
+// find nothing wrong with any other of ours.
+func TestDoctorSaysWhatTheKernelAllows(t *testing.T) {
+	var out bytes.Buffer
+	cmd := exec.Command(program, "doctor", "--config", writeConfig(t))
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err := cmd.Run()
+	t.Logf("\n%s", out.String())
+
+	off := map[string]string{} // what is off, and what that loses
+	last := ""
+	for line := range strings.Lines(out.String()) {
+		f := strings.Fields(line)
+		switch {
+		case len(f) > 1 && f[0] == "OFF":
+			last = f[1]
+			off[last] = ""
+		case len(f) > 0 && (f[0] == "ok" || f[0] == "note"):
+			last = ""
+		case last != "" && strings.Contains(line, "without it:"):
+			_, off[last], _ = strings.Cut(line, "without it:")
+		}
+	}
+	if !locked() {
+		if err != nil || len(off) > 0 {
+			t.Errorf("doctor: %v, off: %v", err, off)
+		}
+		return
+	}
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 1 {
+		t.Errorf("doctor ended with %v, want exit code 1 where something asked for cannot run", err)
+	}
+	loses := off["lockdown"]
+	for _, want := range []string{"tracing", "logs and container metrics run"} {
+		if !strings.Contains(loses, want) {
+			t.Errorf("doctor says of lockdown that it loses %q; want it to contain %q", loses, want)
+		}
+	}
+	for _, name := range []string{"logs", "metrics", "cgroups", "log"} {
+		if what, ok := off[name]; ok {
+			t.Errorf("%s is off: %s", name, what)
+		}
+	}
+}
