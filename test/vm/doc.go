@@ -5,7 +5,7 @@
 // `go test -tags vm ./test/vm/` fetches the kernels, cross-compiles the test
 // binaries and the agent, packs each guest's root file system in memory, boots
 // the guests and reports every test of every binary on every kernel as a
-// subtest. A test that is skipped in a guest fails here, unless the kernel's
+// subtest. A test that is skipped in a guest fails here too, unless the kernel's
 // entry names it with the reason: a matrix that skips proves nothing.
 //
 // It does not install kernels on the host, keeps none of its own processes

@@ -69,50 +69,67 @@ func results(lines []string) []result {
 }
 
 // judge reports what a binary's run on a kernel proves. lacks names the tests
-// that may skip there, with the reason; an entry that names a test which no
-// longer skips is reported too, so that the list stays true.
+// that cannot pass there, with the reason: they may skip or fail. An entry that
+// names a test which passes is a fault too, so that the list stays true.
 func judge(results []result, exit plan.Event, lacks map[string]string) (summary string, faults []string) {
-	count := map[string]int{}
-	skipped := map[string]bool{}
+	passed, known, failed := 0, map[string]bool{}, 0
+	refused := false // a known test failed, which fails its parents and the program too
+	for _, r := range results {
+		if _, ok := lacks[r.name]; ok && (r.status == "SKIP" || r.status == "FAIL") {
+			known[r.name] = true
+			refused = refused || r.status == "FAIL"
+		}
+	}
 	for _, r := range results {
 		out := strings.Join(r.output, "\n")
-		switch r.status {
-		case "PASS":
-			count["passed"]++
-		case "SKIP":
-			if _, ok := lacks[r.name]; ok {
-				skipped[r.name] = true
-			} else {
-				faults = append(faults, fmt.Sprintf("%s was skipped, and nothing says that this kernel lacks what it needs:\n%s", r.name, out))
-			}
-		case "FAIL":
-			count["failed"]++
+		switch {
+		case known[r.name]:
+		case r.status == "PASS":
+			passed++
+		case r.status == "SKIP":
+			faults = append(faults, fmt.Sprintf("%s was skipped, and nothing says that this kernel lacks what it needs:\n%s", r.name, out))
+		case r.status == "FAIL" && failedByChildren(r, results, known):
+		case r.status == "FAIL":
+			failed++
 			faults = append(faults, fmt.Sprintf("%s failed after %s:\n%s", r.name, r.took, out))
-		default:
-			if r.name == "" {
-				if exit.Code != 0 {
-					faults = append(faults, "output outside of the tests:\n"+out)
-				}
-				continue
-			}
+		case r.name != "":
+			failed++
 			faults = append(faults, fmt.Sprintf("%s did not end:\n%s", r.name, out))
+		case exit.Code != 0 && out != "":
+			faults = append(faults, "output outside of the tests:\n"+out)
 		}
 	}
 	for name, reason := range lacks {
-		if !skipped[name] {
-			faults = append(faults, fmt.Sprintf("%s is listed as skipped (%s) but did not skip: take it off the list", name, reason))
+		if !known[name] {
+			faults = append(faults, fmt.Sprintf("%s is said to be impossible here (%s) but passed or did not run: take it off the list", name, reason))
 		}
 	}
-	if exit.Kind != plan.Exit {
+	switch {
+	case exit.Kind != plan.Exit:
 		faults = append(faults, "the program did not end")
-	} else if exit.Code != 0 {
+	case exit.Code == 1 && refused:
+	case exit.Code != 0:
 		faults = append(faults, fmt.Sprintf("exit code %d %s after %d ms", exit.Code, exit.Text, exit.Millis))
 	}
-	if count["passed"] == 0 {
+	if passed == 0 {
 		faults = append(faults, "no test passed")
 	}
-	return fmt.Sprintf("%d passed, %d skipped as known, %d failed, %.1f s",
-		count["passed"], len(skipped), count["failed"], float64(exit.Millis)/1000), faults
+	return fmt.Sprintf("%d passed, %d impossible here, %d failed, %.1f s", passed, len(known), failed, float64(exit.Millis)/1000), faults
+}
+
+// failedByChildren tells whether a test failed for no reason but its subtests,
+// and those of them that failed are known.
+func failedByChildren(parent result, results []result, known map[string]bool) bool {
+	found := false
+	for _, r := range results {
+		if strings.HasPrefix(r.name, parent.name+"/") && r.status == "FAIL" {
+			if !known[r.name] && !failedByChildren(r, results, known) {
+				return false
+			}
+			found = true
+		}
+	}
+	return found && len(parent.output) == 0
 }
 
 func TestResultsOfATestBinary(t *testing.T) {
@@ -140,27 +157,40 @@ func TestResultsOfATestBinary(t *testing.T) {
 	}
 }
 
-func TestJudgeTakesSkipsForFaults(t *testing.T) {
-	passed := result{name: "TestA", status: "PASS"}
-	ok := plan.Event{Kind: plan.Exit}
+func TestJudge(t *testing.T) {
+	test := func(name, status string, output ...string) result {
+		return result{name: name, status: status, output: output}
+	}
+	ok, one := plan.Event{Kind: plan.Exit}, plan.Event{Kind: plan.Exit, Code: 1}
+	a := test("TestA", "PASS")
 	for name, c := range map[string]struct {
 		results []result
 		exit    plan.Event
-		lacks   map[string]string
+		lacks   string // name of a test
 		faults  int
 	}{
-		"all passed":     {results: []result{passed}, exit: ok},
+		"all passed":     {results: []result{a}, exit: ok},
 		"nothing ran":    {exit: ok, faults: 1},
-		"skipped":        {results: []result{passed, {name: "TestB", status: "SKIP"}}, exit: ok, faults: 1},
-		"skip is known":  {results: []result{passed, {name: "TestB", status: "SKIP"}}, exit: ok, lacks: map[string]string{"TestB": "why"}},
-		"skip was known": {results: []result{passed}, exit: ok, lacks: map[string]string{"TestA": "why"}, faults: 1},
-		"failed":         {results: []result{passed, {name: "TestB", status: "FAIL"}}, exit: plan.Event{Kind: plan.Exit, Code: 1}, faults: 2},
-		"did not end":    {results: []result{passed, {name: "TestB"}}, exit: plan.Event{Kind: plan.Exit, Code: 2}, faults: 2},
-		"killed":         {results: []result{passed}, exit: plan.Event{Kind: plan.Exit, Code: -1, Text: "killed"}, faults: 1},
-		"machine died":   {results: []result{passed}, faults: 1},
+		"skipped":        {results: []result{a, test("TestB", "SKIP")}, exit: ok, faults: 1},
+		"skip is known":  {results: []result{a, test("TestB", "SKIP")}, exit: ok, lacks: "TestB"},
+		"known passes":   {results: []result{a}, exit: ok, lacks: "TestA", faults: 1},
+		"known is gone":  {results: []result{a}, exit: ok, lacks: "TestC", faults: 1},
+		"failed":         {results: []result{a, test("TestB", "FAIL")}, exit: one, faults: 2},
+		"known fails":    {results: []result{a, test("TestB", "FAIL"), test("TestB/c", "FAIL")}, exit: one, lacks: "TestB/c"},
+		"sibling fails":  {results: []result{a, test("TestB", "FAIL"), test("TestB/c", "FAIL"), test("TestB/d", "FAIL")}, exit: one, lacks: "TestB/c", faults: 2},
+		"parent fails":   {results: []result{a, test("TestB", "FAIL", "why"), test("TestB/c", "FAIL")}, exit: one, lacks: "TestB/c", faults: 1},
+		"known panics":   {results: []result{a, test("TestB", "FAIL")}, exit: plan.Event{Kind: plan.Exit, Code: 2}, lacks: "TestB", faults: 1},
+		"did not end":    {results: []result{a, test("TestB", "")}, exit: plan.Event{Kind: plan.Exit, Code: 2}, faults: 2},
+		"killed":         {results: []result{a}, exit: plan.Event{Kind: plan.Exit, Code: -1, Text: "killed"}, faults: 1},
+		"machine died":   {results: []result{a}, faults: 1},
+		"no test failed": {results: []result{a, test("", "", "panic")}, exit: one, faults: 2},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if _, faults := judge(c.results, c.exit, c.lacks); len(faults) != c.faults {
+			lacks := map[string]string{}
+			if c.lacks != "" {
+				lacks[c.lacks] = "why"
+			}
+			if _, faults := judge(c.results, c.exit, lacks); len(faults) != c.faults {
 				t.Errorf("%d faults, want %d: %q", len(faults), c.faults, faults)
 			}
 		})
