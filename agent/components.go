@@ -4,13 +4,16 @@ import (
 	"nodetap/agent/component"
 	"nodetap/agent/config"
 	"nodetap/agent/pipeline"
+	"nodetap/collectors/logs"
 	"nodetap/exporters/forward"
 	"nodetap/exporters/prom"
 	"nodetap/exporters/stdout"
 )
 
 // collectors is the list of what this program collects: one line each.
-var collectors = []collectorKind{}
+var collectors = []collectorKind{
+	collector("logs", logs.Default, logs.New),
+}
 
 // exporters is the list of where it can send: one line each.
 var exporters = []exporterKind{

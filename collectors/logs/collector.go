@@ -22,6 +22,7 @@ package logs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -49,6 +50,7 @@ type Collector struct {
 	sched    *scheduler
 	pool     *pool
 	partial  atomic.Int64 // bytes held of unfinished lines
+	taken    atomic.Int64 // batches that the pipeline has
 	stopping atomic.Bool
 
 	mu        sync.Mutex
@@ -116,34 +118,36 @@ func (c *Collector) Run(ctx context.Context, out component.Sink) error {
 	sendCtx, stopSending := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopSending()
 	c.sendCtx = sendCtx
-	var tasks, keeper sync.WaitGroup
+	group, tasks := component.NewGroup(ctx)
 	sc := newScanner(c)
-	tasks.Go(func() { sc.run(ctx) })
-	tasks.Go(func() { c.poll(ctx) })
+	group.Go(func() error { sc.run(tasks); return nil })
+	group.Go(func() error { c.poll(tasks); return nil })
 	for range c.workers() {
-		tasks.Go(newWorker(c).run)
+		group.Go(func() error { newWorker(c).run(); return nil })
 	}
+	keeper, _ := component.NewGroup(context.WithoutCancel(ctx))
 	kept := make(chan struct{})
-	keeper.Go(func() { c.keep(ck, kept) })
+	keeper.Go(func() error { c.keep(ck, kept); return nil })
 
-	<-ctx.Done()
+	<-tasks.Done()
 	c.stopping.Store(true)
 	late := time.AfterFunc(c.cfg.DrainTimeout, stopSending)
+	defer late.Stop()
 	c.sched.stop()
-	tasks.Wait()
+	err = group.Wait()
 	sc.close()
-	c.drain()
-	late.Stop()
+	c.drain(ctx)
 	close(kept)
-	keeper.Wait()
+	err = errors.Join(err, keeper.Wait())
 	c.closeAll()
-	return nil
+	return err
 }
 
 func (c *Collector) reset(out component.Sink, entries []entry) {
 	c.out = out
 	c.stopping.Store(false)
 	c.partial.Store(0)
+	c.taken.Store(0)
 	c.sched = newScheduler(max(c.cfg.PollMin/2, time.Millisecond))
 	c.pool = newPool(int(c.cfg.MaxMemory), int(c.cfg.BatchBytes), c.sched.fed)
 	c.meters = newMeters(c)

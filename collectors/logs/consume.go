@@ -88,6 +88,7 @@ func (w *worker) emit(s *source, f *file, l *line, pos, length int64, flags tele
 	off := len(b.Arena)
 	if p.active {
 		w.joined++
+		r.Flags |= telemetry.Joined
 		r.Time = p.time
 		if p.cut {
 			r.Flags |= telemetry.Truncated
@@ -182,7 +183,11 @@ func (w *worker) send(s *source) {
 			c.noteLater(s)
 		}
 	}
-	b.OnReleased = func() { c.pool.put(buf) }
+	b.OnReleased = func() {
+		c.pool.put(buf)
+		c.taken.Add(-1)
+	}
+	c.taken.Add(1)
 	s.mu.Unlock()
 	defer s.mu.Lock()
 	for {
@@ -190,8 +195,8 @@ func (w *worker) send(s *source) {
 		if err == nil {
 			return
 		}
-		if c.sendCtx.Err() != nil {
-			c.pool.put(buf) // not acknowledged: it is read again after the restart
+		if c.stopping.Load() || c.sendCtx.Err() != nil {
+			b.OnReleased() // not acknowledged: it is read again after the start
 			return
 		}
 		c.log.Warn("pipeline refused a batch", "error", err)

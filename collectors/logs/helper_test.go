@@ -119,6 +119,7 @@ type node struct {
 func newNode(t testing.TB) *node {
 	n := &node{t: t, root: t.TempDir(), cfg: Default(), clock: time.Date(2026, 11, 22, 12, 0, 0, 1, time.UTC)}
 	n.cfg.ResourceWait = 0
+	n.cfg.ExcludeOwnLogs = false
 	n.cfg.PollMin, n.cfg.PollMax = 2*time.Millisecond, 10*time.Millisecond
 	n.cfg.FlushInterval = 10 * time.Millisecond
 	n.cfg.RescanInterval = 100 * time.Millisecond

@@ -194,9 +194,12 @@ func (c *Collector) dropUnclaimed() {
 	}
 }
 
-// drain sends what was read and waits until it is acknowledged, or sendCtx
-// ends.
-func (c *Collector) drain() {
+// drain sends what was read, if the pipeline still takes it, and waits until it
+// has dealt with all that it took, or sendCtx ends.
+func (c *Collector) drain(ctx context.Context) {
+	if ctx.Err() == nil {
+		return // a crash: begin anew at once
+	}
 	w := newWorker(c)
 	l := c.list()
 	for _, s := range l {
@@ -206,10 +209,8 @@ func (c *Collector) drain() {
 		}
 		s.mu.Unlock()
 	}
-	for _, s := range l {
-		for s.acks.waiting() > 0 && c.sendCtx.Err() == nil {
-			sleep(c.sendCtx, 5*time.Millisecond)
-		}
+	for c.taken.Load() > 0 && c.sendCtx.Err() == nil {
+		sleep(c.sendCtx, 5*time.Millisecond)
 	}
 }
 
