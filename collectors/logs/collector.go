@@ -232,7 +232,8 @@ func (c *Collector) settle(s *source, now time.Time) bool {
 		}
 	}
 	if !s.settled {
-		s.settled = !s.resource.Partial || now.Sub(s.created) >= c.cfg.ResourceWait
+		// the id comes with kubelet's first status, after the pod itself
+		s.settled = !s.resource.Partial && s.resource.ContainerID != "" || now.Sub(s.created) >= c.cfg.ResourceWait
 	}
 	return s.settled
 }

@@ -22,7 +22,7 @@ type Config struct {
 	RescanInterval  time.Duration  `yaml:"rescan_interval" doc:"How often the directories are read in full, as a safety net below inotify; zero is the default."`
 	RotatedLinger   time.Duration  `yaml:"rotated_linger" doc:"How long a rotated file is watched for late writes after its last one; zero is the default."`
 	DeletedLinger   time.Duration  `yaml:"deleted_linger" doc:"How long a deleted file is held open after its last write; zero is the default."`
-	ResourceWait    time.Duration  `yaml:"resource_wait" doc:"How long the lines of a new container wait for its pod's labels before they are sent with what the path tells; zero does not wait."`
+	ResourceWait    time.Duration  `yaml:"resource_wait" doc:"How long the lines of a new container wait for its pod's labels and its id before they are sent with what the path tells; zero does not wait."`
 	SaveInterval    time.Duration  `yaml:"checkpoint_interval" doc:"How often positions are written and synced; what is acknowledged in between is journalled at once; zero is the default, at most 1s."`
 	DrainTimeout    time.Duration  `yaml:"drain_timeout" doc:"How long the collector waits at stop for what it has sent to be acknowledged; zero does not wait."`
 	Workers         int            `yaml:"workers" doc:"Number of goroutines that read; zero is one per CPU that the agent may use, at most 4."`
