@@ -88,7 +88,7 @@ func run(ctx context.Context, cfg *configuration, log *slog.Logger) error {
 type agent struct {
 	env        component.Env // without the component's own fields
 	log        *slog.Logger
-	registry   *prometheus.Registry
+	registerer prometheus.Registerer
 	sup        *supervisor
 	health     *health
 	pipeline   *pipeline.Pipeline
@@ -102,10 +102,14 @@ type collectorInstance struct {
 }
 
 func build(cfg *configuration, log *slog.Logger) (*agent, error) {
-	s := cfg.settings
 	reg := prometheus.NewRegistry()
+	return buildWith(cfg, log, reg, reg)
+}
+
+func buildWith(cfg *configuration, log *slog.Logger, reg prometheus.Registerer, gatherer prometheus.Gatherer) (*agent, error) {
+	s := cfg.settings
 	reg.MustRegister(promcollectors.NewGoCollector(), promcollectors.NewProcessCollector(promcollectors.ProcessCollectorOpts{}), buildInfo())
-	a := &agent{log: log, registry: reg, sup: newSupervisor(log, reg), health: &health{}}
+	a := &agent{log: log, registerer: reg, sup: newSupervisor(log, reg), health: &health{}}
 
 	cs, err := containers.New(cfg.containers, s.Host.Cgroup, s.Host.Proc, log.With("component", "containers"), reg)
 	if err != nil {
@@ -119,7 +123,7 @@ func build(cfg *configuration, log *slog.Logger) (*agent, error) {
 		return nil, fmt.Errorf("pods: %w", err)
 	}
 	a.env = component.Env{
-		Gatherer: reg, Metrics: metrics.NewRegistry(), Pods: ps, Containers: cs, Clock: component.NewClock(),
+		Gatherer: gatherer, Metrics: metrics.NewRegistry(), Pods: ps, Containers: cs, Clock: component.NewClock(),
 		Host:    component.Host{Proc: s.Host.Proc, Sys: s.Host.Sys, Cgroup: s.Host.Cgroup, Log: s.Host.Log},
 		Cluster: s.Cluster, NodeName: s.NodeName, StateDir: s.StateDir, Version: buildVersion(),
 		Live: http.HandlerFunc(a.health.live), Ready: http.HandlerFunc(a.health.ready),
@@ -168,7 +172,7 @@ func (a *agent) collect(ctx context.Context, c collectorInstance) {
 	name := c.config.Name
 	up := a.sup.up.WithLabelValues(name)
 	defer a.health.done(name) // off for good is as ready as it gets
-	scope := &scopedRegisterer{Registerer: a.registry}
+	scope := &scopedRegisterer{Registerer: a.registerer}
 	a.sup.keep(ctx, name, func(running bool) {
 		up.Set(0)
 		if running {

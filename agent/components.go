@@ -3,6 +3,7 @@ package main
 import (
 	"nodetap/agent/component"
 	"nodetap/agent/config"
+	"nodetap/agent/metrics"
 	"nodetap/agent/pipeline"
 	"nodetap/collectors/logs"
 	"nodetap/exporters/forward"
@@ -47,3 +48,14 @@ func exporter[C any, T component.Exporter](name string, defaults func() C, make 
 }
 
 func ptr[T any](v T) *T { return &v }
+
+// families is what a collector's source can say at a path.
+type families struct {
+	path  string
+	descs []*metrics.Desc
+}
+
+// workloadFamilies lists every family about workloads, for the generated page.
+func workloadFamilies() []families {
+	return nil
+}

@@ -21,6 +21,11 @@ type configuration struct {
 	exporters  []*config.Component
 }
 
+// newConfiguration returns what is there before the file is read.
+func newConfiguration() *configuration {
+	return &configuration{settings: config.DefaultSettings(), pods: pods.Default(), containers: containers.Default()}
+}
+
 // schema says what the file may contain; the sections are decoded into c.
 func (c *configuration) schema() config.Schema {
 	s := config.Schema{Sections: map[string]any{
@@ -38,7 +43,7 @@ func (c *configuration) schema() config.Schema {
 // loadConfig reads and checks the file; run, validate and doctor all use it, so
 // that what validates also starts.
 func loadConfig(path string) (*configuration, error) {
-	c := &configuration{pods: pods.Default(), containers: containers.Default()}
+	c := newConfiguration()
 	parsed, err := config.Load(path, c.schema())
 	if err != nil {
 		return nil, err

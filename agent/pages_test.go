@@ -10,9 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"nodetap/agent/config"
-	"nodetap/agent/containers"
 	"nodetap/agent/pipeline"
-	"nodetap/agent/pods"
 )
 
 var update = flag.Bool("update", false, "write the generated pages")
@@ -22,6 +20,7 @@ var update = flag.Bool("update", false, "write the generated pages")
 func TestPages(t *testing.T) {
 	for path, want := range map[string]string{
 		"../CONFIGURATION.md": configurationPage(t),
+		"../METRICS.md":       metricsPage(t),
 	} {
 		if *update {
 			if err := os.WriteFile(path, []byte(want), 0o644); err != nil {
@@ -50,7 +49,8 @@ One YAML file. Every key has a default, so an empty file works; "nodetap validat
 `
 
 func configurationPage(t *testing.T) string {
-	c := &configuration{pods: pods.Default(), containers: containers.Default(), routes: make(pipeline.Routes, 1)}
+	c := newConfiguration()
+	c.routes = make(pipeline.Routes, 1)
 	var b strings.Builder
 	b.WriteString(configurationIntro)
 	section := "-"
