@@ -150,8 +150,9 @@ struct {
 	__type(value, struct conn);
 } conns SEC(".maps");
 
+/* What is evicted is asked again. */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 16384);
 	__type(key, u64); /* cgroup2 id */
 	__type(value, u32);
@@ -443,7 +444,7 @@ static __always_inline void ask(struct event *ev, u64 cgroup)
 	u32 pending = POLICY_PENDING;
 
 	if (bpf_map_update_elem(&cg_policy, &cgroup, &pending, BPF_NOEXIST))
-		return; /* another CPU asked, or the map is full */
+		return; /* another CPU asked */
 	__builtin_memset(ev, 0, sizeof(*ev));
 	ev->type = EV_CGROUP;
 	ev->ts = bpf_ktime_get_boot_ns();

@@ -64,7 +64,7 @@ type conn struct {
 	seen     int64 // time of the last event
 
 	ev   *bpfEvent // the event being worked on
-	note func() // an exchange was seen: it will be done, or dropped
+	note func()    // an exchange was seen: it will be done, or dropped
 	done func(*exchange)
 	drop func(reason string, n int)
 

@@ -49,7 +49,7 @@ func (t *tracker) handle(ev *bpfEvent, data []byte) {
 			id: ev.Conn, sk: ev.Sk, netns: ev.Netns,
 			local:  addrPort(ev.Family, &ev.Laddr, ev.Lport),
 			remote: addrPort(ev.Family, &ev.Raddr, ev.Rport),
-			done:   t.done, drop: t.drop, self: -1,
+			note:   t.note, done: t.done, drop: t.drop, self: -1,
 		}
 		t.conns[ev.Conn] = c
 	}
@@ -95,4 +95,3 @@ func (t *tracker) waiting() (n int) {
 	}
 	return n
 }
-
