@@ -61,7 +61,8 @@ type conn struct {
 	muted    bool // upgraded, or no HTTP: nothing more is looked at
 	failures int  // messages in a row that were none
 	closed   int64
-	seen     int64 // time of the last event
+	reached  uint32 // where the responses' stream was when it closed
+	seen     int64  // time of the last event
 
 	ev   *bpfEvent // the event being worked on
 	note func()    // an exchange was seen: it will be done, or dropped
@@ -331,6 +332,9 @@ func (c *conn) state(ev *bpfEvent) {
 	}
 	if c.closed == 0 {
 		c.closed = int64(ev.Ts)
+		if c.reached = ev.Seq; c.role == roleClient {
+			c.reached = ev.Ack
+		}
 	}
 }
 
@@ -349,6 +353,10 @@ func (c *conn) close() {
 		c.end(dir)
 	}
 	for _, x := range c.queue {
+		if seqDiff(c.reached, x.respPos) > 1 { // 1: a FIN has a number too
+			c.drop(dropGap, 1) // it was answered, by a way that is not seen
+			continue
+		}
 		x.broken = true
 		c.last[dir] = max(c.closed, x.start)
 		c.finish(x)

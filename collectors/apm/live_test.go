@@ -36,6 +36,7 @@ func spawn(t *testing.T, env []string, name string, args ...string) *exec.Cmd {
 	cmd := exec.Command(name, args...)
 	cmd.Env = append(os.Environ(), env...)
 	cmd.Stdout, cmd.Stderr = t.Output(), t.Output()
+	cmd.WaitDelay = 2 * time.Second
 	if err := cmd.Start(); err != nil {
 		t.Fatalf("%s is needed by this test (test/setup installs it): %v", name, err)
 	}
@@ -139,7 +140,7 @@ var helpers = map[string]func(args []string){
 			must(c.Write([]byte(strings.NewReplacer("%0d", "\r", "%0a", "\n").Replace(piece))))
 			time.Sleep(time.Millisecond)
 		}
-		must(io.Copy(os.Stdout, c))
+		must(io.Copy(struct{ io.Writer }{os.Stdout}, struct{ io.Reader }{c})) // no splice
 	},
 	// slow-client ADDR: a connection that makes a request for each line of stdin
 	"keep": func(args []string) {
@@ -296,7 +297,7 @@ func TestOtherLanguages(t *testing.T) {
 		},
 		"nginx": func(port int) {
 			conf := filepath.Join(dir, "nginx.conf")
-			text := fmt.Sprintf("daemon off;pid %s/pid;error_log stderr;events{}http{access_log off;sendfile on;client_body_temp_path %s/b;proxy_temp_path %s/p;fastcgi_temp_path %s/f;uwsgi_temp_path %s/u;scgi_temp_path %s/s;server{listen 127.0.0.1:%d;root %s;}}", dir, dir, dir, dir, dir, dir, port, dir)
+			text := fmt.Sprintf("daemon off;master_process off;pid %s/pid;error_log stderr;events{}http{access_log off;sendfile on;client_body_temp_path %s/b;proxy_temp_path %s/p;fastcgi_temp_path %s/f;uwsgi_temp_path %s/u;scgi_temp_path %s/s;server{listen 127.0.0.1:%d;root %s;}}", dir, dir, dir, dir, dir, dir, port, dir)
 			if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
 				t.Fatal(err)
 			}
