@@ -5,6 +5,7 @@ import (
 	"nodetap/agent/config"
 	"nodetap/agent/metrics"
 	"nodetap/agent/pipeline"
+	"nodetap/collectors/cgroup"
 	"nodetap/collectors/logs"
 	"nodetap/exporters/forward"
 	"nodetap/exporters/prom"
@@ -13,6 +14,7 @@ import (
 
 // collectors is the list of what this program collects: one line each.
 var collectors = []collectorKind{
+	collector("cgroup", cgroup.Default, cgroup.New),
 	collector("logs", logs.Default, logs.New),
 }
 
@@ -57,5 +59,7 @@ type families struct {
 
 // workloadFamilies lists every family about workloads, for the generated page.
 func workloadFamilies() []families {
-	return nil
+	return []families{
+		{"/metrics/cadvisor", cgroup.Families()},
+	}
 }
