@@ -72,7 +72,7 @@ type LogRecord struct {
 type LogSource struct {
 	Path       string // as the node names it: /var/log/pods/...
 	Restart    int    // the number in <n>.log
-	Generation uint32 // how often the file was truncated in place (copytruncate)
+	Generation uint32 // tells contents of the path apart: another after a rotation or a truncation in place
 }
 
 // LogBatch is a run of log records of one Resource. Fill it with Append, then

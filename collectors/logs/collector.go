@@ -61,7 +61,7 @@ type Collector struct {
 
 	again  chan struct{} // rescan has something
 	poke   chan struct{} // acked has something
-	noted  func()        // called when the journal has all that was acknowledged; tests only
+	noted  func(uint64)  // called when what made change this is on disk; nil but in tests
 	change atomic.Uint64 // counts what the next full save would have new
 }
 

@@ -1,6 +1,7 @@
 package logs
 
 import (
+	"bytes"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
@@ -107,9 +108,21 @@ type file struct {
 // past is what a file was before it was truncated in place: a copy may hold
 // what had not been read.
 type past struct {
-	head head
-	off  int64
-	tail tail
+	generation uint32
+	head       head
+	off        int64
+	tail       tail
+}
+
+// generationOf tells contents apart by how the first line begins, which for
+// container logs is its time. It is a part of every record's id, so it must not
+// depend on what the agent happened to see.
+func generationOf(begin []byte) uint32 {
+	begin = begin[:min(len(begin), tailBytes)]
+	if i := bytes.IndexByte(begin, '\n'); i >= 0 {
+		begin = begin[:i]
+	}
+	return uint32(xxhash.Sum64(begin))
 }
 
 func newFile(uid uint64, name fileName, base string) *file {
@@ -156,8 +169,7 @@ func (f *file) mark() mark {
 // restart begins anew after the file was truncated in place. Parts of lines
 // that were already taken are kept: their container goes on with them.
 func (f *file) restart() {
-	f.past = &past{f.head, f.off, f.tail}
-	f.generation++
+	f.past = &past{f.generation, f.head, f.off, f.tail}
 	f.head, f.tail = head{}, tail{}
 	f.off, f.skip, f.eof, f.long = 0, 0, 0, false
 	f.pend = noPend

@@ -120,6 +120,7 @@ func (c *Collector) keep(ck *checkpoint, done <-chan struct{}) {
 		} else {
 			saved = now
 			c.meters.saves.Inc()
+			c.tell(now)
 		}
 		failing = err != nil
 	}
@@ -137,11 +138,12 @@ func (c *Collector) keep(ck *checkpoint, done <-chan struct{}) {
 			save()
 		case <-c.poke:
 			buf = buf[:0]
+			now := c.change.Load()
 			for _, s := range c.takeAcked() {
 				buf = s.moved(buf)
 			}
 			if len(buf) == 0 {
-				continue
+				continue // a full save has it
 			}
 			if err := ck.note(buf); err != nil {
 				c.meters.saveErrors.Inc()
@@ -151,10 +153,14 @@ func (c *Collector) keep(ck *checkpoint, done <-chan struct{}) {
 				continue
 			}
 			c.meters.notes.Inc()
-			if c.noted != nil {
-				c.noted()
-			}
+			c.tell(now)
 		}
+	}
+}
+
+func (c *Collector) tell(change uint64) {
+	if c.noted != nil {
+		c.noted(change)
 	}
 }
 

@@ -262,7 +262,7 @@ func (c *Collector) takeCopy(s *source, o *opened) bool {
 			continue
 		}
 		if p := f.past; p != nil && p.head.n >= minHead && p.head.beginsWith(o.begin) {
-			m := mark{head: p.head, off: p.off, pend: noPend, tailLen: p.tail.n, tailHash: p.tail.hash()}
+			m := mark{generation: p.generation, head: p.head, off: p.off, pend: noPend, tailLen: p.tail.n, tailHash: p.tail.hash()}
 			if t, ok := m.matches(o.fd, o.st.size, o.begin); ok {
 				f.past = nil
 				delete(s.twins, o.st.id)
@@ -292,14 +292,6 @@ func (c *Collector) takeNew(s *source, o *opened) {
 	f := c.newFile(s, o, rand.Uint64())
 	f.head = newHead(o.begin)
 	f.saved.id, f.saved.head = f.id, f.head
-	if o.name.stamp == "" {
-		// truncated while the agent was away, or an inode that is used again
-		for _, q := range s.orphans {
-			if q.m.id == f.id {
-				f.generation = q.m.generation + 1
-			}
-		}
-	}
 }
 
 // forget drops what the directory no longer has.

@@ -262,6 +262,9 @@ func (w *worker) chunk(s *source, f *file, now time.Time) (n int, ok bool, err e
 		}
 	}
 	w.begin(data, f.off)
+	if f.off == 0 {
+		f.generation = generationOf(data)
+	}
 	at := 0
 	for {
 		i := bytes.IndexByte(data[at:], '\n')
@@ -334,7 +337,6 @@ func (w *worker) forward(f *file) (n int, done bool, err error) {
 		if err != nil || m.tailHash != f.from.tailHash {
 			// another file with the same beginning: all of it is new
 			f.tail, f.off, f.eof = tail{}, 0, 0
-			f.generation++
 			return n, false, g.rewind()
 		}
 	}
