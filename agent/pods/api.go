@@ -227,21 +227,11 @@ type mirror[T any] struct {
 }
 
 // reduced carries a T through the reflector's temporary store, which asks for
-// namespace, name and resource version alone.
+// namespace, name and resource version.
 type reduced struct {
-	metav1.Object // nil: never called beside the three below
-	namespace     string
-	name          string
-	version       string
-	value         any
+	metav1.ObjectMeta
+	value any
 }
-
-func (r *reduced) GetNamespace() string { return r.namespace }
-func (r *reduced) GetName() string      { return r.name }
-
-// GetResourceVersion is asked by the store of a watch that begins with a list,
-// client-go 0.37 and API servers 1.32 on.
-func (r *reduced) GetResourceVersion() string { return r.version }
 
 func (m *mirror[T]) get(obj any) (v T, err error) {
 	if r, ok := obj.(*reduced); ok {
@@ -270,7 +260,9 @@ func (m *mirror[T]) Transformer() cache.TransformFunc {
 		if err != nil {
 			return nil, err
 		}
-		return &reduced{namespace: acc.GetNamespace(), name: acc.GetName(), version: acc.GetResourceVersion(), value: v}, nil
+		return &reduced{value: v, ObjectMeta: metav1.ObjectMeta{
+			Namespace: acc.GetNamespace(), Name: acc.GetName(), ResourceVersion: acc.GetResourceVersion(),
+		}}, nil
 	}
 }
 

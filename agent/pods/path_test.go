@@ -2,6 +2,8 @@ package pods
 
 import (
 	"bufio"
+	"encoding/json"
+	"net/netip"
 	"os"
 	"strings"
 	"testing"
@@ -82,6 +84,34 @@ func FuzzParseLink(f *testing.F) {
 		pod, ns, ctr, id, ok := ParseLink(s)
 		if ok && pod+"_"+ns+"_"+ctr+"-"+id+".log" != s {
 			t.Errorf("%q gave %q %q %q %q", s, pod, ns, ctr, id)
+		}
+	})
+}
+
+func FuzzParseState(f *testing.F) {
+	f.Add([]byte(`{"version":1,"node":"node-1","pods":[{"pod":{"uid":"u","namespace":"n","name":"p","ips":["10.0.0.1",""],"containers":[{"name":"c","id":"x"}]},"runs":[{"id":"y","name":"c","restart":-1}],"deleted":5}]}`))
+	f.Add([]byte(`{"version":1,"pods":[{}]}`))
+	f.Add([]byte(`[]`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		st, err := parseState(b)
+		if err != nil {
+			return
+		}
+		s := newStore(t, offline(), Options{})
+		s.recall(st)
+		for uid, e := range s.pods { // whatever was believed must answer, and be written again
+			if r := s.Pod(uid); r == nil || r.PodUID != uid {
+				t.Errorf("%q = %+v", uid, r)
+			}
+			for _, r := range e.runs {
+				s.Container(r.id)
+			}
+			for _, ip := range e.pod.IPs {
+				s.Peer(netip.AddrPortFrom(ip, 1))
+			}
+		}
+		if _, err := json.Marshal(s.state()); err != nil {
+			t.Error(err)
 		}
 	})
 }

@@ -3,6 +3,7 @@ package pods
 import (
 	"net/netip"
 	"strings"
+	"unique"
 
 	corev1 "k8s.io/api/core/v1"
 )
@@ -55,14 +56,14 @@ func (k *keep) takes(name string) bool {
 	return anyGlob(k.allow, name) && !anyGlob(k.deny, name)
 }
 
-// newPod takes what is needed from p. Strings are cloned: p's share large
-// buffers. Workloads are guessed from names, see workload.
+// newPod takes what is needed from p. Strings are copied: p's may share large
+// buffers, and most of them are other pods' too. Workloads are guessed from names, see workload.
 func newPod(p *corev1.Pod, k *keep) *pod {
 	out := &pod{
 		UID:         strings.Clone(string(p.UID)),
-		Namespace:   strings.Clone(p.Namespace),
+		Namespace:   intern(p.Namespace),
 		Name:        strings.Clone(p.Name),
-		Node:        strings.Clone(p.Spec.NodeName),
+		Node:        intern(p.Spec.NodeName),
 		HostNetwork: p.Spec.HostNetwork,
 		Done:        p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed,
 		Labels:      cloneMap(p.Labels),
@@ -94,14 +95,14 @@ func newPod(p *corev1.Pod, k *keep) *pod {
 		if out.Annotations == nil {
 			out.Annotations = map[string]string{}
 		}
-		out.Annotations[strings.Clone(name)] = strings.Clone(value)
+		out.Annotations[intern(name)] = intern(value)
 	}
 	if tooLong > 0 && k.dropped != nil {
 		k.dropped(tooLong)
 	}
 	for i := range p.OwnerReferences {
 		if o := &p.OwnerReferences[i]; o.Controller != nil && *o.Controller {
-			out.Owner = owner{Kind: strings.Clone(o.Kind), Name: strings.Clone(o.Name)}
+			out.Owner = owner{Kind: intern(o.Kind), Name: intern(o.Name)}
 			break
 		}
 	}
@@ -115,8 +116,8 @@ func newPod(p *corev1.Pod, k *keep) *pod {
 func containersOf(p *corev1.Pod) []container {
 	out := make([]container, 0, len(p.Spec.Containers)+len(p.Spec.InitContainers)+len(p.Spec.EphemeralContainers))
 	add := func(name, image string) {
-		image = strings.Clone(image)
-		out = append(out, container{Name: strings.Clone(name), Image: image, Version: imageVersion(image)})
+		image = intern(image)
+		out = append(out, container{Name: intern(name), Image: image, Version: imageVersion(image)})
 	}
 	for i := range p.Spec.Containers {
 		add(p.Spec.Containers[i].Name, p.Spec.Containers[i].Image)
@@ -151,9 +152,9 @@ func (c *container) status(s *corev1.ContainerStatus) {
 	// The status has the reference with its registry, as the runtime and cAdvisor
 	// name it; of an image without a tag only the runtime's id.
 	if s.Image != "" && !strings.HasPrefix(s.Image, "sha256:") && s.Image != c.Image {
-		c.Image = strings.Clone(s.Image)
+		c.Image = intern(s.Image)
 	}
-	c.ImageID = strings.Clone(strings.TrimPrefix(s.ImageID, "docker-pullable://"))
+	c.ImageID = intern(strings.TrimPrefix(s.ImageID, "docker-pullable://"))
 }
 
 // containerID removes the runtime's scheme.
@@ -180,13 +181,16 @@ func addrs(first string, n int, at func(int) string) []netip.Addr {
 	return out
 }
 
+// intern returns a copy of s that other pods of the same list share.
+func intern(s string) string { return unique.Make(s).Value() }
+
 func cloneMap(m map[string]string) map[string]string {
 	if len(m) == 0 {
 		return nil
 	}
 	out := make(map[string]string, len(m))
 	for k, v := range m {
-		out[strings.Clone(k)] = strings.Clone(v)
+		out[intern(k)] = intern(v)
 	}
 	return out
 }

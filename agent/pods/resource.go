@@ -120,7 +120,7 @@ func imageVersion(image string) string {
 		tag = name[i+1:]
 	}
 	if tag != "" && digest != "" {
-		return strings.Clone(tag + "@" + digest)
+		return intern(tag + "@" + digest)
 	}
-	return strings.Clone(first(tag, digest))
+	return intern(first(tag, digest))
 }

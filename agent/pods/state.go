@@ -32,13 +32,15 @@ type state struct {
 }
 
 type statePod struct {
-	*pod
-	Deleted int64 `json:"deleted,omitempty"` // unix seconds
-	Runs    []struct {
-		ID      string `json:"id"`
-		Name    string `json:"name"`
-		Restart int    `json:"restart"`
-	} `json:"runs,omitempty"`
+	Pod     *pod       `json:"pod"`
+	Deleted int64      `json:"deleted,omitempty"` // unix seconds
+	Runs    []stateRun `json:"runs,omitempty"`    // oldest first
+}
+
+type stateRun struct {
+	ID      string `json:"id"`
+	Name    string `json:"name"`
+	Restart int    `json:"restart"`
 }
 
 func (s *Store) statePath() string { return filepath.Join(s.o.StateDir, stateFile) }
@@ -60,32 +62,46 @@ func (s *Store) load() {
 		s.o.Logger.Info("remembered pods are another node's and are ignored", "node", st.Node)
 		return
 	}
-	for _, p := range st.Pods {
-		if p.pod == nil || !isUID(p.UID) || !isDNS(p.Namespace, 63) || !isDNS(p.Name, 253) {
+	s.recall(st)
+	s.dirty.Store(false)
+}
+
+// recall takes in what a state file says, as far as it can be believed.
+func (s *Store) recall(st *state) {
+	for _, sp := range st.Pods {
+		p := sp.Pod
+		if p == nil || !isUID(p.UID) || !isDNS(p.Namespace, 63) || !isDNS(p.Name, 253) {
 			continue
 		}
 		if st.BootID != s.o.BootID {
 			p.IPs = nil // sandboxes got new addresses when the node started again
 		}
-		s.upsert(p.pod, false)
-		s.mu.Lock()
-		e := s.pods[p.UID]
-		for _, r := range p.Runs {
-			if _, ok := s.ids[r.ID]; !ok && IsContainerID(r.ID) && len(e.runs) < maxRuns {
-				e.runs = append([]run{{r.ID, r.Name, r.Restart}}, e.runs...)
-				s.ids[r.ID] = runRef{e, e.runs[0]}
-			}
-		}
-		s.mu.Unlock()
-		if p.Deleted != 0 {
+		s.remember(p, sp.Runs)
+		if sp.Deleted != 0 {
 			s.mu.Lock()
-			e.deleted = time.Unix(p.Deleted, 0)
+			s.pods[p.UID].deleted = time.Unix(sp.Deleted, 0)
 			s.mu.Unlock()
-		} else if s.o.LogDir != "" && !s.hasLogs(p.pod) {
+		} else if s.o.LogDir != "" && !s.hasLogs(p) {
 			s.remove(p.UID)
 		}
 	}
-	s.dirty.Store(false)
+}
+
+// remember takes in a pod of the state file with the runs of its containers that
+// its status no longer names.
+func (s *Store) remember(p *pod, runs []stateRun) {
+	s.upsert(p, false)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.pods[p.UID]
+	var older []run
+	for _, r := range runs {
+		if _, known := s.ids[r.ID]; !known && IsContainerID(r.ID) && isDNS(r.Name, 63) && len(e.runs)+len(older) < maxRuns {
+			older = append(older, run{r.ID, r.Name, r.Restart})
+			s.ids[r.ID] = runRef{e, older[len(older)-1]}
+		}
+	}
+	e.runs = append(older, e.runs...)
 }
 
 func readState(path string) (*state, error) {
@@ -116,11 +132,11 @@ func parseState(b []byte) (*state, error) {
 		st.Pods = st.Pods[:stateMaxPods]
 	}
 	for _, p := range st.Pods {
-		if p.pod == nil {
+		if p.Pod == nil {
 			continue
 		}
-		p.IPs = validAddrs(p.IPs)
-		p.HostIPs = validAddrs(p.HostIPs)
+		p.Pod.IPs = validAddrs(p.Pod.IPs)
+		p.Pod.HostIPs = validAddrs(p.Pod.HostIPs)
 	}
 	return &st, nil
 }
@@ -171,28 +187,30 @@ func (s *Store) persist(ctx context.Context) {
 	}
 }
 
-func (s *Store) save() error {
-	st := state{Version: stateVersion, Node: s.o.NodeName, BootID: s.o.BootID, Saved: time.Now().Unix()}
+// state returns what the file should hold.
+func (s *Store) state() *state {
+	st := &state{Version: stateVersion, Node: s.o.NodeName, BootID: s.o.BootID, Saved: time.Now().Unix()}
 	s.mu.RLock()
 	for _, e := range s.pods {
 		if len(st.Pods) == stateMaxPods {
 			break
 		}
-		p := statePod{pod: e.pod}
+		p := statePod{Pod: e.pod}
 		if !e.deleted.IsZero() {
 			p.Deleted = e.deleted.Unix()
 		}
 		for _, r := range e.runs {
-			p.Runs = append(p.Runs, struct {
-				ID      string `json:"id"`
-				Name    string `json:"name"`
-				Restart int    `json:"restart"`
-			}{r.id, r.name, r.restart})
+			p.Runs = append(p.Runs, stateRun{r.id, r.name, r.restart})
 		}
 		st.Pods = append(st.Pods, p)
 	}
 	s.mu.RUnlock()
-	b, err := json.Marshal(&st)
+	return st
+}
+
+func (s *Store) save() error {
+	st := s.state()
+	b, err := json.Marshal(st)
 	if err != nil {
 		return err
 	}

@@ -33,17 +33,17 @@ func workload(p *pod) owner {
 		} {
 			if hash := p.Labels[l.label]; hash != "" {
 				if name, ok := strings.CutSuffix(p.Owner.Name, "-"+hash); ok && name != "" {
-					return owner{Kind: l.kind, Name: strings.Clone(name)}
+					return owner{Kind: l.kind, Name: intern(name)}
 				}
 			}
 		}
 	case "Job":
 		if name, ok := cronJob(p.Owner.Name, p.Created); ok {
-			return owner{Kind: "CronJob", Name: strings.Clone(name)}
+			return owner{Kind: "CronJob", Name: intern(name)}
 		}
 	case "Node":
 		if name, ok := strings.CutSuffix(p.Name, "-"+p.Owner.Name); ok && name != "" {
-			return owner{Kind: "Node", Name: strings.Clone(name)}
+			return owner{Kind: "Node", Name: intern(name)}
 		}
 		return owner{Kind: "Node", Name: p.Name}
 	}
