@@ -1,6 +1,7 @@
 // Package pipeline carries batches from collectors to exporters: routes, one
 // bounded queue per exporter and signal with a window of calls in flight, retry
-// with backoff and jitter, acknowledgement, drain.
+// with backoff and jitter, acknowledgement, detaching of an exporter that falls
+// behind, drain.
 //
 // It does not read, parse or encode telemetry, and it knows no collector and no
 // exporter by name. Metrics do not pass through it.
@@ -26,4 +27,8 @@
 //     (every one, where none is required) has delivered it, has given it up with
 //     a counted reason, or has it safe on disk. It is released once, after that,
 //     when no exporter will touch it again.
+//   - A required exporter that is dead or too slow does not delay another: when
+//     its queue has been full for a while, and not every required exporter is in
+//     the same state, it is detached. Its part is then written to segment files
+//     (package spill) and replayed to it, in order, when it lives again.
 package pipeline

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"nodetap/agent/pipeline/spill"
 )
 
 // instruments are the pipeline's metrics about itself.
@@ -15,6 +17,7 @@ type instruments struct {
 	dropped                 *prometheus.CounterVec // exporter, signal, reason
 	returned                *prometheus.CounterVec // exporter, signal
 	errors                  *prometheus.CounterVec // exporter, signal, kind
+	detached, spillErrors   *prometheus.CounterVec // exporter, signal
 }
 
 func newInstruments(reg prometheus.Registerer) (*instruments, error) {
@@ -31,9 +34,12 @@ func newInstruments(reg prometheus.Registerer) (*instruments, error) {
 		dropped:       vec("nodetap_exporter_dropped_records_total", "Records that the backend will never get, by reason.", "exporter", "signal", "reason"),
 		returned:      vec("nodetap_exporter_returned_records_total", "Records that were undelivered when the agent stopped. They are not acknowledged and will be read again.", "exporter", "signal"),
 		errors:        vec("nodetap_exporter_errors_total", "Failed calls: retry for those that are tried again, permanent for those that are not.", "exporter", "signal", "kind"),
+		detached:      vec("nodetap_exporter_detached_total", "How often the exporter fell behind and its logs went to disk instead of delaying the others.", "exporter", "signal"),
+		spillErrors:   vec("nodetap_exporter_spill_errors_total", "Failed writes of logs to disk: an error, no space, or spill.max_bytes reached.", "exporter", "signal"),
 	}
 	for _, c := range []prometheus.Collector{
 		in.received, in.receivedBytes, in.unrouted, in.taken, in.sent, in.sentBytes, in.dropped, in.returned, in.errors,
+		in.detached, in.spillErrors,
 	} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
@@ -46,6 +52,7 @@ func newInstruments(reg prometheus.Registerer) (*instruments, error) {
 type queueMetrics struct {
 	taken, sentRecords, sentBytes prometheus.Counter
 	returned, retry, permanent    prometheus.Counter
+	detached, spillErrors         prometheus.Counter
 	dropped                       *prometheus.CounterVec // reason
 }
 
@@ -57,6 +64,8 @@ func (in *instruments) queue(exporter string, s signal) queueMetrics {
 		sentRecords: in.sent.With(l),
 		sentBytes:   in.sentBytes.With(l),
 		returned:    in.returned.With(l),
+		detached:    in.detached.With(l),
+		spillErrors: in.spillErrors.With(l),
 		retry:       errs.WithLabelValues("retry"),
 		permanent:   errs.WithLabelValues("permanent"),
 		dropped:     in.dropped.MustCurryWith(l),
@@ -85,12 +94,16 @@ type gauges struct {
 }
 
 var (
-	queueLabels = []string{"exporter", "signal"}
-	descBytes   = prometheus.NewDesc("nodetap_exporter_queue_bytes", "Bytes in memory that wait for the exporter or are in a call.", queueLabels, nil)
-	descRecords = prometheus.NewDesc("nodetap_exporter_queue_records", "Records in memory that wait for the exporter or are in a call.", queueLabels, nil)
-	descCalls   = prometheus.NewDesc("nodetap_exporter_inflight_calls", "Calls that are in flight, or wait to be tried again.", queueLabels, nil)
-	descLag     = prometheus.NewDesc("nodetap_exporter_lag_seconds", "Age of the oldest record that is not delivered, since it was observed. 0 when there is none.", queueLabels, nil)
-	gaugesOfAll = []*prometheus.Desc{descBytes, descRecords, descCalls, descLag}
+	queueLabels  = []string{"exporter", "signal"}
+	descBytes    = prometheus.NewDesc("nodetap_exporter_queue_bytes", "Bytes in memory that wait for the exporter or are in a call.", queueLabels, nil)
+	descRecords  = prometheus.NewDesc("nodetap_exporter_queue_records", "Records in memory that wait for the exporter or are in a call.", queueLabels, nil)
+	descCalls    = prometheus.NewDesc("nodetap_exporter_inflight_calls", "Calls that are in flight, or wait to be tried again.", queueLabels, nil)
+	descLag      = prometheus.NewDesc("nodetap_exporter_lag_seconds", "Age of the oldest record that is not delivered, since it was observed. 0 when there is none.", queueLabels, nil)
+	descDetached = prometheus.NewDesc("nodetap_exporter_detached", "1 while logs for the exporter go through the disk.", queueLabels, nil)
+	descSpillB   = prometheus.NewDesc("nodetap_exporter_spill_bytes", "Bytes on disk of logs for the exporter, compressed.", queueLabels, nil)
+	descSpillR   = prometheus.NewDesc("nodetap_exporter_spill_records", "Records on disk that wait for the exporter, without those that are in its queue again.", queueLabels, nil)
+	descDamaged  = prometheus.NewDesc("nodetap_exporter_spill_damaged_segments_total", "Segment files with damaged content.", queueLabels, nil)
+	gaugesOfAll  = []*prometheus.Desc{descBytes, descRecords, descCalls, descLag, descDetached, descSpillB, descSpillR, descDamaged}
 )
 
 // Describe implements prometheus.Collector.
@@ -113,12 +126,25 @@ func (g *gauges) Collect(ch chan<- prometheus.Metric) {
 		emit(descRecords, float64(s.records))
 		emit(descCalls, float64(s.calls))
 		emit(descLag, s.lag(time.Now()).Seconds())
+		if q.detach.log == nil {
+			continue
+		}
+		detached := 0.0
+		if s.detached {
+			detached = 1
+		}
+		emit(descDetached, detached)
+		emit(descSpillB, float64(s.disk.Bytes))
+		emit(descSpillR, float64(s.disk.Records))
+		ch <- prometheus.MustNewConstMetric(descDamaged, prometheus.CounterValue, float64(s.disk.Damaged), q.name, q.signal.String())
 	}
 }
 
 type queueState struct {
 	bytes, records, calls int
 	oldest                int64 // unix nanoseconds, 0 for none
+	detached              bool
+	disk                  spill.Stats
 }
 
 func (s queueState) lag(now time.Time) time.Duration {
@@ -131,10 +157,16 @@ func (s queueState) lag(now time.Time) time.Duration {
 func (q *queue) state() queueState {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	s := queueState{bytes: q.own + q.loaded, records: q.records, calls: q.calls}
+	s := queueState{bytes: q.own + q.loaded, records: q.records, calls: q.calls, detached: q.detach.detached}
 	for _, l := range []*list{&q.flying, &q.waiting, &q.staged} {
 		if it := l.head; it != nil && (s.oldest == 0 || it.oldest < s.oldest) {
 			s.oldest = it.oldest
+		}
+	}
+	if q.detach.log != nil {
+		s.disk = q.detach.log.Stats()
+		if o := s.disk.Oldest; o > 0 && (s.oldest == 0 || o < s.oldest) {
+			s.oldest = o
 		}
 	}
 	return s

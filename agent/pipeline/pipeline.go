@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -100,6 +99,7 @@ func New(o Options) (*Pipeline, error) {
 			p.all = append(p.all, p.queues[s][i])
 		}
 	}
+	p.openSpills(o)
 	if err := o.Registerer.Register(&gauges{queues: p.all}); err != nil {
 		return nil, fmt.Errorf("register the pipeline's metrics: %w", err)
 	}
@@ -161,6 +161,9 @@ func (p *Pipeline) Run(ctx context.Context) error {
 		for range q.cfg.Window {
 			wg.Go(func() { (&worker{q: q}).run(ctx) })
 		}
+		if q.detach.log != nil {
+			wg.Go(func() { (&spiller{p, q}).run(ctx) })
+		}
 	}
 	<-ctx.Done()
 	p.close()
@@ -170,6 +173,7 @@ func (p *Pipeline) Run(ctx context.Context) error {
 	wg.Wait()
 	for _, q := range p.all {
 		q.abandon()
+		q.closeSpill()
 	}
 	return nil
 }
@@ -191,6 +195,7 @@ func (p *Pipeline) Drain(ctx context.Context) error {
 		if !running {
 			q.close()
 			q.abandon()
+			q.closeSpill()
 			continue
 		}
 		select {
@@ -215,12 +220,4 @@ func (p *Pipeline) close() {
 		p.stopped = true
 		p.intake.Unlock()
 	})
-}
-
-// stalled tells whether the exporter of a queue is down, or so slow that its
-// queue does not get out of being full.
-func (q *queue) stalled(now time.Time) bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q.stalledLocked(now)
 }

@@ -359,6 +359,7 @@ func (q *queue) drain() {
 		close(q.draining)
 	}
 	q.checkDrained()
+	q.kickSpiller()
 	q.work.Broadcast()
 }
 

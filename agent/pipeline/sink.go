@@ -135,7 +135,9 @@ func (p *Pipeline) admit(ctx context.Context, sig signal, to set, bytes int) err
 	tick := time.NewTicker(detachCheck)
 	defer tick.Stop()
 	for {
-		p.considerDetach(full)
+		for rest := to & p.required; rest != 0; rest &= rest - 1 {
+			p.considerDetach(p.queues[sig][bits.TrailingZeros64(uint64(rest))])
+		}
 		select {
 		case <-room:
 		case <-tick.C:
@@ -154,16 +156,24 @@ func (p *Pipeline) admit(ctx context.Context, sig signal, to set, bytes int) err
 // full, and what to wait for.
 func (p *Pipeline) reserve(to set, bytes int) (*queue, <-chan struct{}) {
 	now := time.Now()
+	var full *queue
+	var room <-chan struct{}
+	taken := set(0)
 	for rest := to; rest != 0; rest &= rest - 1 {
-		q := p.queues[signalLogs][bits.TrailingZeros64(uint64(rest))]
-		room := q.reserve(bytes, now)
-		if room == nil {
-			continue
+		i := bits.TrailingZeros64(uint64(rest))
+		q := p.queues[signalLogs][i]
+		// the others are asked too when one is full, so that each knows since when
+		// it is
+		if wait := q.reserve(bytes, now); wait == nil {
+			taken |= 1 << i
+		} else if full == nil {
+			full, room = q, wait
 		}
-		for back := to &^ rest; back != 0; back &= back - 1 {
-			p.queues[signalLogs][bits.TrailingZeros64(uint64(back))].unreserve(bytes)
-		}
-		return q, room
 	}
-	return nil, nil
+	if full != nil {
+		for ; taken != 0; taken &= taken - 1 {
+			p.queues[signalLogs][bits.TrailingZeros64(uint64(taken))].unreserve(bytes)
+		}
+	}
+	return full, room
 }

@@ -208,6 +208,7 @@ type health struct {
 	since   time.Time
 	logged  time.Time
 	refusal time.Time
+	spilled time.Time
 	fails   int
 }
 
