@@ -5,6 +5,7 @@ import (
 	"nodetap/agent/config"
 	"nodetap/agent/metrics"
 	"nodetap/agent/pipeline"
+	"nodetap/collectors/apm"
 	"nodetap/collectors/cgroup"
 	"nodetap/collectors/logs"
 	"nodetap/exporters/forward"
@@ -14,8 +15,9 @@ import (
 
 // collectors is the list of what this program collects: one line each.
 var collectors = []collectorKind{
-	collector("cgroup", cgroup.Default, cgroup.New),
 	collector("logs", logs.Default, logs.New),
+	collector("cgroup", cgroup.Default, cgroup.New),
+	collector("apm", apm.Default, apm.New),
 }
 
 // exporters is the list of where it can send: one line each.

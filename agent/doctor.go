@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -11,6 +12,9 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"nodetap/agent/component"
+	"nodetap/collectors/apm"
 )
 
 // finding is one thing that doctor looked at.
@@ -184,26 +188,36 @@ func apiServer(cfg *configuration) finding {
 	return f
 }
 
+// tracing loads and attaches the real programs, because only that tells: a
+// kernel may have what it refuses to this process.
 func tracing(cfg *configuration, on bool) []finding {
-	lockdown := "none"
-	if b, err := os.ReadFile("/sys/kernel/security/lockdown"); err == nil {
-		if _, rest, ok := strings.Cut(string(b), "["); ok {
-			lockdown, _, _ = strings.Cut(rest, "]")
+	h := cfg.settings.Host
+	err := apm.Probe(component.Host{Proc: h.Proc, Sys: h.Sys, Cgroup: h.Cgroup, Log: h.Log})
+	f := finding{name: "tracing", detail: "the BPF programs load and attach", ok: err == nil}
+	if err != nil {
+		f.detail, f.loses = err.Error(), "HTTP spans and request metrics; logs and container metrics run"
+		var off *component.Unsupported
+		if errors.As(err, &off) {
+			f.detail, f.grant = "missing: "+off.Missing, off.Grant
 		}
 	}
-	out := []finding{{name: "lockdown", detail: lockdown, ok: lockdown != "confidentiality"}}
-	if !out[0].ok {
-		out[0].detail += ": the kernel refuses BPF to read kernel memory"
-		out[0].loses = "tracing (HTTP spans and request metrics); logs and container metrics run"
-		out[0].grant = "a boot without lockdown=confidentiality (lockdown=integrity is enough)"
-		out[0] = wanted(out[0], on)
+	return []finding{lockdown(h.Sys), wanted(f, on)}
+}
+
+// lockdown tells the kernel's lockdown mode; what it costs is in the tracing
+// line.
+func lockdown(sys string) finding {
+	mode := "none"
+	if b, err := os.ReadFile(filepath.Join(sys, "kernel/security/lockdown")); err == nil {
+		if _, rest, ok := strings.Cut(string(b), "["); ok {
+			mode, _, _ = strings.Cut(rest, "]")
+		}
 	}
-	if _, err := os.Stat("/sys/kernel/btf/vmlinux"); err != nil {
-		out = append(out, wanted(finding{name: "BTF", detail: "the kernel has no type information", loses: "tracing", grant: "a kernel with CONFIG_DEBUG_INFO_BTF=y"}, on))
-	} else {
-		out = append(out, finding{name: "BTF", detail: "/sys/kernel/btf/vmlinux", ok: true})
+	f := finding{name: "lockdown", detail: mode, note: mode == "confidentiality", ok: true}
+	if f.note {
+		f.detail += ": the kernel refuses BPF programs to read its memory"
 	}
-	return out
+	return f
 }
 
 func signals(cfg *configuration, on map[string]bool) []finding {

@@ -181,3 +181,6 @@ func redLabels(res *telemetry.Resource, k seriesKey) *metrics.Labels {
 	add("service.peer.namespace", k.peerNS)
 	return metrics.NewLabels(pairs)
 }
+
+// Families lists every family that the collector's source can write.
+func Families() []*metrics.Desc { return []*metrics.Desc{serverDesc, clientDesc} }
