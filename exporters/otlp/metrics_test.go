@@ -209,6 +209,12 @@ func (s *scripted) send(_ context.Context, _ signal, b *[]byte) ([]byte, error) 
 
 func (s *scripted) close() {}
 
+func (s *scripted) sent() []time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]time.Time(nil), s.times...)
+}
+
 func TestMetricsAreRepeatedUntilTheNextIntervalSupersedesThem(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		env := testEnv()
@@ -241,17 +247,18 @@ func TestMetricsAreRepeatedUntilTheNextIntervalSupersedesThem(t *testing.T) {
 		start := time.Now()
 		time.Sleep(2 * time.Minute) // the first round lies within the first minute
 		synctest.Wait()
-		if len(s.times) < 2 || s.times[0].Sub(start) > time.Minute || s.times[1].Sub(s.times[0]) < hint {
-			t.Fatalf("rounds at %v", s.times)
+		sent := s.sent()
+		if len(sent) < 2 || sent[0].Sub(start) > time.Minute || sent[1].Sub(sent[0]) < hint {
+			t.Fatalf("rounds at %v", sent)
 		}
-		round := s.times[0]
+		round := sent[0]
 		// the second round fails until the third begins
 		time.Sleep(time.Until(round.Add(2*time.Minute - time.Nanosecond)))
 		synctest.Wait()
 		if got := count(e.m.droppedPoints.WithLabelValues("superseded")); got != 0 {
 			t.Errorf("superseded = %v before the next round", got)
 		}
-		if n := len(s.times); n < 4 || n > 12 {
+		if n := len(s.sent()); n < 4 || n > 12 {
 			t.Errorf("%d requests", n)
 		}
 		back.Store(true)

@@ -126,6 +126,24 @@ func TestASpanLineHasIDsDurationAndAttributes(t *testing.T) {
 	}
 }
 
+// locked is a buffer that the test reads while Run writes to it.
+type locked struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *locked) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *locked) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
 func TestMetricsComeAtTheirIntervalAndOnlyThoseIncluded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		env := testEnv()
@@ -137,21 +155,21 @@ func TestMetricsComeAtTheirIntervalAndOnlyThoseIncluded(t *testing.T) {
 			b.Add(other, metrics.Series{Value: 1})
 			b.Add(hist, metrics.Series{Hist: &metrics.Hist{Bounds: []float64{0.005, 1}, Counts: []uint64{2, 0, 1}, Count: 3, Sum: 4.5}})
 		}))
-		var out bytes.Buffer
+		var out locked
 		e := newExporter(env, Default(), &out)
 		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
 		wg.Go(func() { _ = e.Run(ctx) })
 		time.Sleep(14 * time.Second)
 		synctest.Wait()
-		if out.Len() > 0 {
+		if out.String() != "" {
 			t.Errorf("written before the interval: %s", out.String())
 		}
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
 		cancel()
 		wg.Wait()
-		lines := decode(t, out.Bytes())
+		lines := decode(t, []byte(out.String()))
 		if len(lines) != 2 {
 			t.Fatalf("%d lines, want 2: %s", len(lines), out.String())
 		}
