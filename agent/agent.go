@@ -118,6 +118,7 @@ func buildWith(cfg *configuration, log *slog.Logger, reg prometheus.Registerer, 
 	ps, err := pods.New(cfg.pods, pods.Options{
 		NodeName: s.NodeName, Cluster: s.Cluster, LogDir: s.Host.Log,
 		StateDir: filepath.Join(s.StateDir, "pods"), Logger: log.With("component", "pods"), Reg: reg,
+		BootID: pods.BootID(s.Host.Proc), Version: buildVersion(),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("pods: %w", err)

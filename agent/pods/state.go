@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -41,6 +42,16 @@ type stateRun struct {
 	ID      string `json:"id"`
 	Name    string `json:"name"`
 	Restart int    `json:"restart"`
+}
+
+// BootID reads the id of this boot of the node below its /proc, "" when it
+// cannot be read.
+func BootID(proc string) string {
+	b, err := os.ReadFile(filepath.Join(proc, "sys/kernel/random/boot_id"))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
 }
 
 func (s *Store) statePath() string { return filepath.Join(s.o.StateDir, stateFile) }
