@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -70,7 +71,7 @@ func enableControllers(dir string) {
 	if err != nil {
 		return
 	}
-	for _, name := range strings.Fields(string(b)) {
+	for name := range strings.FieldsSeq(string(b)) {
 		os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+name), 0o644) //nolint:errcheck // some cannot be
 	}
 }
@@ -96,11 +97,12 @@ func (c *cgroups) enter(p *pod, pid int) error {
 	return first
 }
 
-// remove takes all of them back, children first.
+// remove takes all of them back, children first. None are entered afterwards.
 func (c *cgroups) remove() {
-	for i := len(c.made) - 1; i >= 0; i-- {
-		if err := os.Remove(c.made[i]); err != nil && !os.IsNotExist(err) {
-			say("could not remove %s: %v", c.made[i], err)
+	for _, dir := range slices.Backward(c.made) {
+		if err := os.Remove(dir); err != nil && !os.IsNotExist(err) {
+			say("could not remove %s: %v", dir, err)
 		}
 	}
+	c.made, c.hierarchies = nil, nil
 }

@@ -54,7 +54,8 @@ func demo(ctx context.Context, agent, listen string) error {
 	defer cgroups.remove()
 	if err != nil {
 		say("OFF: cgroup metrics and traces, for no cgroup could be made: %v", err)
-		say("     run it as root, or delegate a cgroup to this user; the logs go on without")
+		say("     run it as root; the logs go on without")
+		cgroups.remove()
 	}
 	for _, p := range pods {
 		if err := p.start(ctx, dir, cgroups); err != nil {
