@@ -45,7 +45,7 @@ type Desc struct {
 	// the conventions define memory and the like.
 	OTelUpDown bool
 	// OTelPodName and OTelNodeName are the names for series about a pod itself
-	// (a Resource without Container) and about the node (no Resource), where the
+	// (a Resource without Container and ContainerID) and about the node (no Resource), where the
 	// conventions tell them apart: k8s.pod.cpu.time beside container.cpu.time.
 	// "": as for any other series.
 	OTelPodName, OTelNodeName string

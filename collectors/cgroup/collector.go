@@ -59,7 +59,8 @@ type Collector struct {
 	version   uint64 // of the pods when rows were last named
 	naming    bool   // rows have to be named again: something came or went, or still has no name
 
-	inode func(cgroup string) uint64 // of the cgroup's directory, 0 for none
+	idPaths []string                   // of the machine id
+	inode   func(cgroup string) uint64 // of the cgroup's directory, 0 for none
 
 	eventsMu sync.Mutex
 	events   []containers.Event
@@ -83,7 +84,8 @@ func newCollector(env component.Env, cfg Config, pods podStore, reg registry) *C
 	c := &Collector{
 		env: env, cfg: cfg, pods: pods, reg: reg,
 		units: map[string]*unit{}, podsBy: map[string]*pod{},
-		buf: make([]byte, 16<<10), came: make(chan struct{}, 1),
+		idPaths: []string{"/etc/machine-id", "/var/lib/dbus/machine-id"},
+		buf:     make([]byte, 16<<10), came: make(chan struct{}, 1),
 		devices: devices{sys: env.Host.Sys, names: map[device]string{}},
 	}
 	c.self = newSelfMetrics(env.Registerer, c)
@@ -149,7 +151,7 @@ func (c *Collector) begin(layout containers.Layout) {
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &lim) == nil && lim.Cur/2 < uint64(c.maxOpen) {
 		c.maxOpen = int(lim.Cur / 2)
 	}
-	c.machine = readMachine(c.env.Host)
+	c.machine = readMachine(c.env.Host, c.idPaths...)
 	c.host = findHostNet(c.env.Host.Proc)
 	c.add(&unit{kind: kindNode, path: "/"})
 	c.publish()
@@ -312,6 +314,12 @@ func (c *Collector) sample(now time.Time) {
 		detail := u.fresh || (c.tick+i)%every == 0
 		c.sampleUnit(u, detail)
 	}
+	for i := len(c.order) - 1; i >= 0; i-- { // containers before their pods
+		if u := c.order[i]; u.start == 0 && (c.tick+i)%every == 0 || u.fresh {
+			c.findStart(u)
+			u.fresh = false
+		}
+	}
 	for _, p := range c.podsBy {
 		if p.net.fresh || (c.tick+p.offset)%every == 0 {
 			c.sampleNetwork(p)
@@ -340,10 +348,6 @@ func (c *Collector) sampleUnit(u *unit, detail bool) {
 	}
 	if u.kind == kindNode {
 		c.sampleNode(u, detail)
-	}
-	if detail {
-		u.fresh = false
-		c.findStart(u)
 	}
 	u.read.derive()
 }

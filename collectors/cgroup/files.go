@@ -47,11 +47,12 @@ func (r *reading) device(d device) *ioCounts {
 	return &r.io[len(r.io)-1].ioCounts
 }
 
-// value makes the parser of a file with one number.
-func value(m metric, scale float64) func(*reading, []byte) {
+// value makes the parser of a file with one number, in units of which one
+// second or byte has per.
+func value(m metric, per float64) func(*reading, []byte) {
 	return func(r *reading, b []byte) {
 		if v, max, ok := single(b); ok && !max {
-			r.set(m, float64(v)*scale)
+			r.set(m, float64(v)/per)
 		}
 	}
 }

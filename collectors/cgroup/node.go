@@ -81,7 +81,7 @@ type machineRow struct {
 	value float64
 }
 
-func readMachine(h component.Host) machine {
+func readMachine(h component.Host, idPaths ...string) machine {
 	text := func(paths ...string) string {
 		for _, p := range paths {
 			if b, err := os.ReadFile(p); err == nil {
@@ -92,7 +92,7 @@ func readMachine(h component.Host) machine {
 	}
 	m := machine{labels: metrics.NewLabels([]metrics.Label{
 		{Name: "boot_id", Value: text(filepath.Join(h.Proc, "sys/kernel/random/boot_id"))},
-		{Name: "machine_id", Value: text("/etc/machine-id", "/var/lib/dbus/machine-id")},
+		{Name: "machine_id", Value: text(idPaths...)},
 		{Name: "system_uuid", Value: text(filepath.Join(h.Sys, "class/dmi/id/product_uuid"), filepath.Join(h.Proc, "device-tree/vm,uuid"))},
 	}, "boot_id", "machine_id", "system_uuid")}
 	m.cores = countCPUs(text(filepath.Join(h.Sys, "devices/system/cpu/online")))

@@ -140,7 +140,7 @@ func (c *Collector) labelsOf(u *unit) *rowLabels {
 	if u.c != nil {
 		name = u.c.ID
 	}
-	return newRowLabels(u.path, name, "", u.names, u.kind != kindNode)
+	return newRowLabels(u.path, name, "", u.names, u.kind == kindGroup)
 }
 
 // nameContainer tells what a container is. A container whose name nobody knows
@@ -152,7 +152,7 @@ func (c *Collector) nameContainer(u *unit) (role, *telemetry.Resource) {
 		return roleContainer, r
 	}
 	if u.pod.uid == "" {
-		return roleOther, nil
+		return roleOther, c.anonymous(u, nil)
 	}
 	known := c.podResource(u.pod)
 	old := c.now.Sub(u.c.FirstSeen) >= c.cfg.UnknownAfter
@@ -160,9 +160,23 @@ func (c *Collector) nameContainer(u *unit) (role, *telemetry.Resource) {
 	case known != nil && c.oldest(u) && (old || c.isPause(u)):
 		return roleSandbox, known
 	case old:
-		return roleOther, known
+		return roleOther, c.anonymous(u, known)
 	}
 	return roleNone, nil
+}
+
+// anonymous returns the Resource of a container whose name nobody knows: its id
+// and what is known of its pod.
+func (c *Collector) anonymous(u *unit, pod *telemetry.Resource) *telemetry.Resource {
+	if u.anonymous == nil || u.anonymousIn != pod {
+		r := telemetry.Resource{Cluster: c.env.Cluster, Node: c.env.NodeName, PodUID: u.pod.uid}
+		if pod != nil {
+			r = *pod
+		}
+		r.ContainerID, r.Partial = u.c.ID, true
+		u.anonymous, u.anonymousIn = &r, pod
+	}
+	return u.anonymous
 }
 
 // podResource returns the Resource of the pod itself, nil while nobody knows it.
@@ -248,7 +262,7 @@ func (c *Collector) findStart(u *unit) {
 }
 
 func (c *Collector) wallSeconds(sinceBoot uint64) float64 {
-	return float64(c.env.Clock.Wall(int64(sinceBoot)*int64(time.Second)/ticks) / int64(time.Second))
+	return float64(c.env.Clock.Wall(int64(sinceBoot)*(int64(time.Second)/ticks)) / int64(time.Second))
 }
 
 // show gives scrapes what was read.

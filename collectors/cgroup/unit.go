@@ -33,6 +33,8 @@ type unit struct {
 	role  role
 	names *telemetry.Resource // what the row is named by; nil for nobody
 	row   row
+
+	anonymous, anonymousIn *telemetry.Resource // see Collector.anonymous
 }
 
 // pod is what containers share: the network. A container outside Kubernetes is

@@ -6,7 +6,7 @@ const ticks = 100
 // v1Sources are the files of cgroup v1
 // (Documentation/admin-guide/cgroup-v1 in the kernel's tree).
 var v1Sources = []source{
-	{controller: "cpuacct", name: "cpuacct.usage", fast: true, owns: []metric{cpuUsage}, parse: value(cpuUsage, 1e-9)},
+	{controller: "cpuacct", name: "cpuacct.usage", fast: true, owns: []metric{cpuUsage}, parse: value(cpuUsage, 1e9)},
 	{controller: "cpu", name: "cpu.stat", fast: true,
 		owns: []metric{cfsPeriods, cfsThrottledPeriods, cfsThrottledSeconds, cfsBurstPeriods, cfsBurstSeconds},
 		parse: func(r *reading, b []byte) {
