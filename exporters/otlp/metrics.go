@@ -47,7 +47,7 @@ func otelName(d *metrics.Desc, r *telemetry.Resource) string {
 	switch {
 	case r == nil && d.OTelNodeName != "":
 		name = d.OTelNodeName
-	case r != nil && r.Container == "" && d.OTelPodName != "":
+	case r != nil && r.Container == "" && r.ContainerID == "" && d.OTelPodName != "":
 		name = d.OTelPodName
 	}
 	if name == "" {
