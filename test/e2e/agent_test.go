@@ -16,6 +16,9 @@ import (
 
 // The same pod UID stands on the log, the metric and the span of one pod.
 func TestOneIdentityOnAllSignals(t *testing.T) {
+	if _, err := front(1); err != nil {
+		t.Fatal(err)
+	}
 	for name, p := range apps(t) {
 		if name == "burner" {
 			continue // neither logs nor speaks HTTP

@@ -31,17 +31,22 @@ func apps(t *testing.T) map[string]pod {
 type expect struct {
 	kind           int
 	of, peer       pod
+	service        string // by whose address the peer was called; "" for its own
 	method, status string
 }
 
 // expected gives the spans that one call of front must make.
 func expected(c call, app map[string]pod) []expect {
 	status := fmt.Sprint(c.Status)
-	front, back := app["front"], app[c.Backend]
-	out := []expect{{3, front, back, c.Method, status}, {2, back, front, c.Method, status}}
+	front, service := app["front"], c.Backend
+	back := app[service]
+	if c.Backend == "direct" {
+		back, service = app[languages[0]], ""
+	}
+	out := []expect{{3, front, back, service, c.Method, status}, {2, back, front, "", c.Method, status}}
 	if c.Path == "/chain" {
-		next := app[languages[(slices.Index(languages, c.Backend)+1)%len(languages)]]
-		out = append(out, expect{3, back, next, "GET", "200"}, expect{2, next, back, "GET", "200"})
+		next := languages[(slices.Index(languages, back.Labels["app"])+1)%len(languages)]
+		out = append(out, expect{3, back, app[next], next, "GET", "200"}, expect{2, app[next], back, "", "GET", "200"})
 	}
 	return out
 }
@@ -146,7 +151,11 @@ func compare(c call, got []span, want []expect) (problems []string) {
 		bad("method", s.attrs["http.request.method"], w.method)
 		bad("status", s.attrs["http.response.status_code"], w.status)
 		bad("peer", s.attrs[peerPod], w.peer.Name)
-		if s.attrs["http.route"] == "" && s.Kind == 2 {
+		if w.service != "" {
+			bad("service", s.attrs["nodetap.peer.k8s.service.name"], w.service)
+		}
+		// what was not found has no endpoint, and its path is anybody's choice
+		if s.attrs["http.route"] == "" && s.Kind == 2 && w.status != "404" {
 			problems = append(problems, "no route")
 		}
 		for _, part := range strings.Split(c.Path, "/") {

@@ -89,9 +89,14 @@ type call struct {
 	TraceID, ParentID     string
 }
 
-// front has the demo make n rounds of requests.
+// front has the demo make n rounds of requests: to every service, and to the
+// first one's pod by its own address.
 func front(n int) (calls []call, err error) {
-	s, err := get(fmt.Sprintf("http://%s0/run?n=%d", serviceNet, n))
+	ps, err := pods("shop", "app="+languages[0])
+	if err != nil || len(ps) != 1 {
+		return nil, fmt.Errorf("%d pods of %s: %w", len(ps), languages[0], err)
+	}
+	s, err := get(fmt.Sprintf("http://%s0/run?n=%d&direct=%s:8080", serviceNet, n, ps[0].IP))
 	if err == nil {
 		err = json.Unmarshal([]byte(s), &calls)
 	}

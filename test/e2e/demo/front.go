@@ -28,7 +28,7 @@ var plan = []struct{ method, path string }{
 }
 
 // front answers /run?n=N by N rounds of requests to every service of $BACKENDS
-// (name=host:port,...), one after the other over kept connections, every second
+// (name=host:port,...) and to the pod given as direct=host:port, one after the other over kept connections, every second
 // one with a traceparent, and answers with the list of them.
 func front() error {
 	client := &http.Client{Timeout: 10 * time.Second}
@@ -41,7 +41,7 @@ func front() error {
 		}
 		var calls []call
 		for round := range n {
-			for _, b := range strings.Split(os.Getenv("BACKENDS"), ",") {
+			for _, b := range append(strings.Split(os.Getenv("BACKENDS"), ","), "direct="+r.URL.Query().Get("direct")) {
 				name, addr, _ := strings.Cut(b, "=")
 				for _, p := range plan {
 					path := p.path
