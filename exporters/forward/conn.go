@@ -15,6 +15,9 @@ var (
 	errOneCall    = errors.New("the receiver wants a connection per call")
 )
 
+// writeGrace is how long a write may outlive its call.
+const writeGrace = 500 * time.Millisecond
+
 // lostError is a chunk's result when its connection ended before its ack.
 type lostError struct{ err error }
 
@@ -33,8 +36,13 @@ type conn struct {
 	turn   chan struct{} // one token: the right to write
 	done   chan struct{} // closed with the connection
 
+	// late is called with the result of a chunk whose call did not wait for it.
+	late func(*pending, error)
+
 	mu      sync.Mutex
 	pending map[string]*pending
+	left    map[chunkKey]*pending // those of pending that no call waits for
+	writing *pending
 	err     error  // why it is closed; nil while it is open
 	acks    uint64 // acks read so far
 	cut     int    // chunks that were pending when it was closed
@@ -48,14 +56,15 @@ type pending struct {
 	key    chunkKey
 	id     string
 	alone  bool
-	result chan error // takes exactly one
+	left   bool       // its call has ended without the result
+	result chan error // takes exactly one, unless left
 	timer  *time.Timer
 	acksAt uint64 // acks of the connection when it was written
 }
 
-func newConn(nc net.Conn, window int, ackTimeout time.Duration, m *selfMetrics) *conn {
+func newConn(nc net.Conn, window int, ackTimeout time.Duration, m *selfMetrics, late func(*pending, error)) *conn {
 	return &conn{
-		nc: nc, ackTimeout: ackTimeout, m: m,
+		nc: nc, ackTimeout: ackTimeout, m: m, late: late, left: map[chunkKey]*pending{},
 		window: make(chan struct{}, window), alone: make(chan struct{}, 1), turn: make(chan struct{}, 1),
 		done: make(chan struct{}), pending: map[string]*pending{},
 	}
@@ -109,14 +118,17 @@ func (c *conn) send(ctx context.Context, ch chunk, alone bool) (*pending, error)
 		return p, nil
 	}
 	defer func() { <-c.turn }()
-	// a message that was written in part ends the connection: nothing else can
-	// follow it
-	stop := context.AfterFunc(ctx, func() { c.close(errClosed) })
-	defer stop()
 	_ = c.nc.SetWriteDeadline(time.Now().Add(c.ackTimeout))
+	c.setWriting(p)
+	stop := context.AfterFunc(ctx, func() { c.hurry(p) })
 	n, err := c.nc.Write(*ch.frame)
+	stop()
+	c.setWriting(nil)
 	c.m.wireBytes.Add(float64(n))
-	if err != nil {
+	if err != nil { // a message that was written in part: nothing else can follow it
+		if ctx.Err() != nil {
+			c.close(errClosed)
+		}
 		c.close(fmt.Errorf("write: %w", err))
 		return p, nil
 	}
@@ -127,6 +139,22 @@ func (c *conn) send(ctx context.Context, ch chunk, alone bool) (*pending, error)
 	}
 	c.mu.Unlock()
 	return p, nil
+}
+
+func (c *conn) setWriting(p *pending) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.writing = p
+}
+
+// hurry gives a write whose call has ended a moment more: it would end the
+// connection for all the others.
+func (c *conn) hurry(p *pending) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.writing == p {
+		_ = c.nc.SetWriteDeadline(time.Now().Add(writeGrace))
+	}
 }
 
 func (c *conn) acquire(ctx context.Context, alone bool) error {
@@ -175,20 +203,57 @@ func (c *conn) release(alone bool) {
 func (c *conn) resolve(id string, err error) bool {
 	c.mu.Lock()
 	p, ok := c.pending[id]
+	if !ok {
+		c.mu.Unlock()
+		return false
+	}
 	delete(c.pending, id)
-	if ok && p.timer != nil {
+	if p.timer != nil {
 		p.timer.Stop()
 	}
-	if ok && err == nil {
+	if err == nil {
 		c.acks++
 	}
-	c.mu.Unlock()
-	if ok {
-		c.m.inFlight.Dec()
-		p.result <- err
-		c.release(p.alone)
+	left := p.left
+	if left && c.left[p.key] == p {
+		delete(c.left, p.key)
 	}
-	return ok
+	c.mu.Unlock()
+	c.m.inFlight.Dec()
+	if left {
+		c.late(p, err)
+	} else {
+		p.result <- err
+	}
+	c.release(p.alone)
+	return true
+}
+
+// abandon tells that the call ends without the chunk's result; false when the
+// result is there. The chunk stays in flight, watched by its timeout: a repeated
+// call adopts it instead of sending it twice.
+func (c *conn) abandon(p *pending) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.pending[p.id] != p {
+		return false
+	}
+	p.left = true
+	c.left[p.key] = p
+	return true
+}
+
+// adopt returns the chunk that an earlier attempt of the call left in flight,
+// nil for none.
+func (c *conn) adopt(key chunkKey) *pending {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p := c.left[key]
+	if p != nil {
+		delete(c.left, key)
+		p.left = false
+	}
+	return p
 }
 
 // expire is a chunk's timeout. The chunk alone fails as long as others were

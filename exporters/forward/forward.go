@@ -153,7 +153,7 @@ func (e *Exporter) connect(ctx context.Context) (*conn, *answers, error) {
 		}
 		nc = tc
 	}
-	c := newConn(nc, e.cfg.InFlight, e.cfg.AckTimeout, e.m)
+	c := newConn(nc, e.cfg.InFlight, e.cfg.AckTimeout, e.m, e.late)
 	a := &answers{r: nc}
 	if e.cfg.Auth.enabled() {
 		keepalive, err := e.authenticate(nc, a)

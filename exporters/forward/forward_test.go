@@ -381,8 +381,8 @@ func TestConcurrentCallsShareAConnectionWhoseAcksComeInAnyOrder(t *testing.T) {
 			t.Errorf("%s came %d times", l, n)
 		}
 	}
-	if len(seen) != 200 || s.accepted != 1 {
-		t.Errorf("%d lines over %d connections, want 200 over 1", len(seen), s.accepted)
+	if len(seen) != 200 || s.connections() != 1 {
+		t.Errorf("%d lines over %d connections, want 200 over 1", len(seen), s.connections())
 	}
 }
 
@@ -437,24 +437,98 @@ func TestExportsFailAtOnceBetweenAttemptsToConnect(t *testing.T) {
 	}
 }
 
-func TestACallEndsWithItsContext(t *testing.T) {
-	s := &server{answer: func(net.Conn, *message, int) error { return nil }} // never acks
+func TestAChunkThatACallLeftInFlightIsNotSentTwice(t *testing.T) {
+	var mu sync.Mutex
+	acks := map[string]func(){}
+	s := &server{}
+	s.answer = func(nc net.Conn, m *message, n int) error {
+		mu.Lock()
+		defer mu.Unlock()
+		acks[m.records[0]["log"].(string)] = func() { writeAck(nc, m.chunk) }
+		return nil
+	}
 	s.start(t)
 	e := running(t, s, nil)
-	ctx, cancel := context.WithCancel(t.Context())
-	go func() {
-		for len(s.received()) == 0 {
-			time.Sleep(time.Millisecond)
+	cancelled := func(body string) []*telemetry.LogBatch {
+		t.Helper()
+		b := []*telemetry.LogBatch{batch(podResource("p"), body)}
+		ctx, cancel := context.WithCancel(t.Context())
+		before := len(s.received())
+		go func() {
+			for len(s.received()) == before {
+				time.Sleep(time.Millisecond)
+			}
+			cancel()
+		}()
+		if err := e.ExportLogs(ctx, b); !errors.Is(err, context.Canceled) {
+			t.Fatalf("err = %v", err)
 		}
+		return b
+	}
+	ackNow := func(body string) {
+		mu.Lock()
+		defer mu.Unlock()
+		acks[body]()
+	}
+	// the ack comes during the repeated call: it adopts the chunk
+	b := cancelled("adopted")
+	result := make(chan error)
+	go func() { result <- e.ExportLogs(t.Context(), b) }()
+	for e.inFlightLeft() > 0 {
+		time.Sleep(time.Millisecond)
+	}
+	ackNow("adopted")
+	if err := <-result; err != nil {
+		t.Error(err)
+	}
+	// the ack comes between the calls: the second has nothing to send
+	b = cancelled("late")
+	ackNow("late")
+	for count(e.m.inFlight) > 0 {
+		time.Sleep(time.Millisecond)
+	}
+	if err := e.ExportLogs(t.Context(), b); err != nil {
+		t.Error(err)
+	}
+	if d := cmp.Diff([]string{"adopted", "late"}, s.lines()); d != "" {
+		t.Error(d)
+	}
+}
+
+// inFlightLeft is the number of chunks that no call waits for.
+func (e *Exporter) inFlightLeft() int {
+	e.mu.Lock()
+	c := e.conn
+	e.mu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.left)
+}
+
+func TestAHangingReceiverIsLeftThoughEachCallEndsBeforeItsAckTimeout(t *testing.T) {
+	s := &server{}
+	s.answer = func(nc net.Conn, m *message, n int) error {
+		if s.connections() == 1 {
+			return nil
+		}
+		return writeAck(nc, m.chunk)
+	}
+	s.start(t)
+	e := running(t, s, func(c *Config) { c.AckTimeout = 300 * time.Millisecond })
+	b := []*telemetry.LogBatch{batch(podResource("p"), "x")}
+	for range 1000 {
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		err := e.ExportLogs(ctx, b)
 		cancel()
-	}()
-	err := e.ExportLogs(ctx, []*telemetry.LogBatch{batch(podResource("p"), "x")})
-	if !errors.Is(err, context.Canceled) {
-		t.Errorf("err = %v", err)
+		if err == nil {
+			if n := len(s.received()); n != 2 {
+				t.Errorf("sent %d times over %d connections, want once over each of 2", n, s.connections())
+			}
+			return
+		}
+		time.Sleep(time.Millisecond)
 	}
-	if got := count(e.m.inFlight); got != 0 {
-		t.Errorf("in flight = %v", got)
-	}
+	t.Error("not delivered")
 }
 
 func TestValidateNamesEveryWrongKey(t *testing.T) {

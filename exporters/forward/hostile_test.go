@@ -114,8 +114,8 @@ func TestOneLateAckFailsItsChunkAndNotTheConnection(t *testing.T) {
 	if err := e.ExportLogs(t.Context(), []*telemetry.LogBatch{batch(podResource("b"), "fine too")}); err != nil {
 		t.Error(err)
 	}
-	if s.accepted != 1 {
-		t.Errorf("%d connections, want 1", s.accepted)
+	if s.connections() != 1 {
+		t.Errorf("%d connections, want 1", s.connections())
 	}
 }
 
@@ -246,8 +246,8 @@ func TestSharedKeyAndUser(t *testing.T) {
 			if got := len(s.lines()); c.want == "" && got != 3 || c.want != "" && got != 0 {
 				t.Errorf("%d lines arrived", got)
 			}
-			if c.server.noKeep && s.accepted < 3 {
-				t.Errorf("%d connections for 3 calls, though the receiver wants one each", s.accepted)
+			if c.server.noKeep && s.connections() < 3 {
+				t.Errorf("%d connections for 3 calls, though the receiver wants one each", s.connections())
 			}
 		})
 	}
@@ -334,5 +334,34 @@ func TestTLS(t *testing.T) {
 				t.Errorf("%d lines arrived", got)
 			}
 		})
+	}
+}
+
+func TestACallEndsThoughTheReceiverDoesNotRead(t *testing.T) {
+	block := make(chan struct{})
+	s := &server{answer: func(net.Conn, *message, int) error { <-block; return nil }}
+	s.start(t)
+	defer close(block)
+	e := running(t, s, func(c *Config) { c.Compression = "none"; c.InFlight = 64 })
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		for len(s.received()) == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		time.Sleep(50 * time.Millisecond) // let the socket's buffers fill
+		cancel()
+	}()
+	var bodies []string
+	for range 32 {
+		bodies = append(bodies, strings.Repeat("x", 1<<20))
+	}
+	if err := e.ExportLogs(ctx, []*telemetry.LogBatch{batch(podResource("p"), bodies...)}); err == nil {
+		t.Error("32 MiB were acknowledged by nobody")
+	}
+	// what was cut off in the middle of a message did not accuse it
+	e.fates.mu.Lock()
+	defer e.fates.mu.Unlock()
+	if n := len(e.fates.now); n != 0 {
+		t.Errorf("%d chunks are suspect", n)
 	}
 }

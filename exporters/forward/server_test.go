@@ -284,6 +284,12 @@ func (m *message) decodeEntries(metadata bool) error {
 	return nil
 }
 
+func (s *server) connections() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.accepted
+}
+
 func (s *server) received() []*message {
 	s.mu.Lock()
 	defer s.mu.Unlock()
