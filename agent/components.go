@@ -9,6 +9,7 @@ import (
 	"nodetap/collectors/cgroup"
 	"nodetap/collectors/logs"
 	"nodetap/exporters/forward"
+	"nodetap/exporters/otlp"
 	"nodetap/exporters/prom"
 	"nodetap/exporters/stdout"
 )
@@ -23,6 +24,7 @@ var collectors = []collectorKind{
 // exporters is the list of where it can send: one line each.
 var exporters = []exporterKind{
 	exporter("forward", forward.Default, forward.New),
+	exporter("otlp", otlp.Default, otlp.New),
 	exporter("prom", prom.Default, prom.New),
 	exporter("stdout", stdout.Default, stdout.New),
 }

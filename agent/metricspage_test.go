@@ -150,4 +150,4 @@ func selfMetrics(t *testing.T) *capture {
 }
 
 // oneOfEach names every exporter, with what it cannot do without.
-const oneOfEach = `exporters: {forward: {endpoint: "127.0.0.1:1"}, prom: {}, stdout: {}}`
+const oneOfEach = `exporters: {forward: {endpoint: "127.0.0.1:1"}, otlp: {endpoint: "http://127.0.0.1:1"}, prom: {}, stdout: {}}`
