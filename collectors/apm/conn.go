@@ -26,11 +26,12 @@ type exchange struct {
 	firstByte int64 // of the response's first byte; 0: there was none
 	end       int64 // of the response's last byte
 
-	req      head
-	status   int   // 0: no response
-	reqBody  int64 // bytes of the bodies, with chunk headers where they were not parsed
-	respBody int64
-	broken   bool // the connection ended before the response had
+	req    head
+	status int // 0: no response
+	// bytes of the bodies, with chunk headers where they were not parsed; -1
+	// unknown
+	reqBody, respBody int64
+	broken            bool // the connection ended before the response had
 
 	respPos uint32 // the response begins here in the other direction's stream, or later
 
@@ -53,11 +54,15 @@ type conn struct {
 	queue   []*exchange // waiting for their response, oldest first
 	current *exchange   // its response has begun
 	filling *exchange   // its request body has not ended
-	first   [2]int64    // time of the first byte of the head that is incomplete
-	last    [2]int64    // time of the last data
+	begun   [2]struct { // the event with the first byte of the message
+		at       int64
+		seq, ack uint32
+	}
+	last [2]int64 // time of the last data
 
-	desync   bool // requests were lost among pipelined ones: wait for quiet
-	piped    bool // more than one request was ever waiting
+	piped    bool // more than one request was waiting, once
+	unsure   bool // requests may have been missed, once
+	desync   bool // both: nothing on this connection can be told any more
 	muted    bool // upgraded, or no HTTP: nothing more is looked at
 	failures int  // messages in a row that were none
 	closed   int64
@@ -95,6 +100,13 @@ func (c *conn) data(ev *bpfEvent, data []byte) {
 		// At the exit of a receive all that was sent is known to have been: what
 		// is missing of it went by another way (sendfile, io_uring) or was lost.
 		c.catchUp(dirSend, ev.Ack)
+	} else if c.role == roleClient && !c.piped && ev.Flags&flagStart != 0 {
+		// A client that does not pipeline has read the response before it asks
+		// again. (One that is beginning to may lose a response by this.)
+		c.catchUp(dirRecv, ev.Ack)
+	}
+	if o := &c.streams[1-dir]; !o.synced {
+		o.synced, o.next = true, ev.Ack // what comes after this can be missed no more
 	}
 	start, n := ev.Flags&flagStart != 0, int64(ev.Len)
 	if s.synced {
@@ -114,7 +126,7 @@ func (c *conn) data(ev *bpfEvent, data []byte) {
 	}
 	s.synced, s.next = true, ev.Seq+ev.Len
 	if s.state == between || s.state == lost {
-		c.first[dir] = int64(ev.Ts)
+		c.begin(dir)
 	}
 	c.last[dir] = int64(ev.Ts)
 	s.feed(dir, data, start, c)
@@ -123,6 +135,11 @@ func (c *conn) data(ev *bpfEvent, data []byte) {
 	} else if s.state == inUnknown {
 		s.tail(dir, data, c)
 	}
+}
+
+func (c *conn) begin(dir int) {
+	b := &c.begun[dir]
+	b.at, b.seq, b.ack = int64(c.ev.Ts), c.ev.Seq, c.ev.Ack
 }
 
 // catchUp tells the stream that it has reached seq.
@@ -172,26 +189,37 @@ func (c *conn) request(dir int, h *head) (framing, int64) {
 	ev := c.ev
 	x := &exchange{
 		conn: c, role: c.role, cgroup: ev.Cgroup, tgid: ev.Tgid, tid: ev.Tid,
-		start: c.first[dir], req: *h, respPos: ev.Ack, seq: ev.Seq, ack: ev.Ack,
+		start: c.begun[dir].at, req: *h, respPos: ev.Ack, seq: ev.Seq, ack: ev.Ack,
 	}
 	c.filling = x
 	c.note()
+	if h.truncated {
+		// Its end was missed, so that what follows it may have been looked at
+		// before it: its own response, say.
+		x.seq, x.ack, x.respPos = c.begun[dir].seq, c.begun[dir].ack, c.begun[dir].ack
+		if rs := &c.streams[other]; rs.synced && seqDiff(rs.next, x.respPos) > 0 {
+			c.drop(dropGap, 1)
+			return inUnknown, 0
+		}
+	}
 	waiting := len(c.queue)
 	if c.current != nil {
 		waiting++
 	}
 	if waiting > 0 {
-		c.piped = true
+		if c.piped = true; c.unsure && !c.desync {
+			c.forget(dropGap)
+			c.desync = true
+		}
 	}
 	switch {
-	case c.desync && waiting > 0:
+	case c.desync:
 		c.drop(dropGap, 1)
 	case waiting >= maxPipeline:
 		c.drop(dropPipeline, 1)
 		c.forget(dropPipeline)
 		c.desync = true
 	default:
-		c.desync = false
 		c.queue = append(c.queue, x)
 	}
 	switch {
@@ -217,7 +245,7 @@ func (c *conn) response(dir int, h *head) (framing, int64) {
 	}
 	x := c.queue[0]
 	if x.firstByte == 0 {
-		x.firstByte = c.first[dir]
+		x.firstByte = c.begun[dir].at
 	}
 	if h.status < 200 && h.status != 101 {
 		return inLength, 0 // 100 Continue and its like: the answer is yet to come
@@ -247,7 +275,7 @@ func (c *conn) response(dir int, h *head) (framing, int64) {
 // end implements sink.
 func (c *conn) end(dir int) {
 	s := &c.streams[dir]
-	c.first[dir] = int64(c.ev.Ts) // of the next message, if it begins in the same call
+	c.begin(dir) // the next message, if it begins in the same call
 	if dir != c.responses() {
 		if c.filling != nil {
 			c.filling.reqBody = s.body
@@ -265,31 +293,35 @@ func (c *conn) end(dir int) {
 
 func (c *conn) finish(x *exchange) {
 	if x == c.filling {
-		x.reqBody = c.streams[1-c.responses()].body
+		rs := &c.streams[1-c.responses()]
+		x.reqBody = rs.body
 		c.filling = nil
+		if rs.state == inUnknown {
+			rs.state = lost // answered: what begins as a message is the next one
+		}
+	}
+	if x.req.truncated {
+		x.reqBody = -1
 	}
 	x.end = max(c.last[c.responses()], x.start)
 	c.done(x)
 }
 
 // gap implements sink.
-func (c *conn) gap(dir int, at uint32) {
+func (c *conn) gap(dir int, seq uint32) {
 	if c.role == roleUnknown {
 		return
 	}
 	if dir != c.responses() {
-		// A request may be missing. Unless they were pipelined, the next one comes
-		// after its response.
-		if c.piped || len(c.queue) > 0 {
-			c.forget(dropGap)
-			c.desync = true
+		if c.streams[dir].state != inUnknown {
+			c.lostRequests()
 		}
 		return
 	}
-	// The responses to requests that were made before may be what is missing.
+	// What was missed may be the response to any request made before.
 	keep := c.queue[:0]
 	for _, x := range c.queue {
-		if seqDiff(x.respPos, at) > 0 {
+		if seqDiff(x.respPos, seq) >= 0 {
 			keep = append(keep, x)
 		} else {
 			c.drop(dropGap, 1)
@@ -297,6 +329,15 @@ func (c *conn) gap(dir int, at uint32) {
 	}
 	clear(c.queue[len(keep):])
 	c.queue = keep
+}
+
+// lostRequests notes that requests may have been missed. The next one comes
+// after their responses, unless requests are pipelined: then nobody can tell any
+// more which response is whose.
+func (c *conn) lostRequests() {
+	c.unsure = true
+	c.forget(dropGap)
+	c.desync = c.desync || c.piped
 }
 
 // bad implements sink.

@@ -17,6 +17,7 @@ const (
 	dirSend = 1
 
 	flagStart = 1 // the data begins as a message does
+	flagNew   = 4 // the first event of the connection
 
 	familyINET  = 2
 	familyINET6 = 10

@@ -140,6 +140,14 @@ func data(seg string) bool {
 	if len(seg) > maxSegment {
 		return true
 	}
+	if strings.IndexByte(seg, '.') >= 0 && !version(seg) {
+		for piece := range strings.SplitSeq(seg, ".") { // app.3f2a9c1b.js, a package's name, a JWT
+			if data(piece) {
+				return true
+			}
+		}
+		return false
+	}
 	var digits, letters, uppers, hexes, run, longest, switches int
 	var prev byte
 	for i := 0; i < len(seg); i++ {
@@ -193,7 +201,7 @@ func data(seg string) bool {
 		return longest > 32 || longest >= 16 && switches > longest/3
 	case version(seg):
 		return false
-	case digits >= 4 || digits >= letters:
+	case digits >= 4 || digits > letters:
 		return true // order-12345, 2024-q1, 9a8b7c
 	case hexes == digits+letters && digits+letters >= 6:
 		return true // a hash with few digits
@@ -217,7 +225,7 @@ func version(seg string) bool {
 			break
 		}
 	}
-	return rest == "" && len(seg) <= 12 && strings.Count(seg, "")-1 <= 12 && !longNumber(seg)
+	return rest == "" && !longNumber(seg)
 }
 
 func longNumber(seg string) bool {

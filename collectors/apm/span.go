@@ -154,8 +154,10 @@ func makeSpan(x *exchange, f *facts, peer *pods.Peer, start, end int64, attrs []
 	attrs = append(attrs, telemetry.Int("network.peer.port", int64(c.remote.Port())))
 	str("network.protocol.version", f.version)
 	str("user_agent.original", strings.ToValidUTF8(x.req.userAgent, "\uFFFD"))
+	if x.reqBody >= 0 {
+		attrs = append(attrs, telemetry.Int("http.request.body.size", x.reqBody))
+	}
 	attrs = append(attrs,
-		telemetry.Int("http.request.body.size", x.reqBody),
 		telemetry.Int("http.response.body.size", x.respBody),
 		telemetry.Int("process.pid", int64(x.tgid)))
 	str("service.peer.name", f.peer)

@@ -52,8 +52,8 @@ type sink interface {
 	head(dir int, h *head) (framing, int64)
 	// end is the end of a message that head began.
 	end(dir int)
-	// gap says that messages may be missing before the next one.
-	gap(dir int, at uint32)
+	// gap says that messages may have been missed in what lies before seq.
+	gap(dir int, seq uint32)
 	// bad is a message that is none.
 	bad(dir int)
 }
@@ -62,22 +62,22 @@ type sink interface {
 func (s *stream) feed(dir int, data []byte, start bool, to sink) {
 	if s.state == lost {
 		if !start {
+			to.gap(dir, s.next)
 			return
 		}
 		s.state, s.buf = between, s.buf[:0]
 	} else if start && s.state == inUnknown {
 		// A message may begin in the middle of one whose end is not known, but
-		// its bytes may look so by chance: only a head that parses ends it.
-		if n := headEnd(data, 0); n > 0 {
-			if _, err := parseHead(data[:n], false); err == nil {
-				to.end(dir)
-				s.state = between
-			}
+		// its bytes may look so by chance: only a whole first line ends it.
+		var h head
+		if line, _, ok := cutLine(data); ok && h.startLine(line) == nil {
+			s.finish(dir, to)
 		}
 	}
 	for len(data) > 0 {
 		switch s.state {
-		case lost:
+		case lost: // since a head in the same call
+			to.gap(dir, s.next)
 			return
 		case between:
 			i := 0
@@ -100,7 +100,11 @@ func (s *stream) feed(dir int, data []byte, start bool, to sink) {
 			}
 		case inChunked:
 			data = s.feedChunks(dir, data, to)
-		case inUnknown, untilClose:
+		case inUnknown:
+			s.body += int64(len(data))
+			to.gap(dir, s.next)
+			return
+		case untilClose:
 			s.body += int64(len(data))
 			return
 		}
@@ -253,12 +257,13 @@ func (s *stream) feedChunks(dir int, data []byte, to sink) []byte {
 // skip takes n bytes that were not captured. at is the sequence number of the
 // first; tail, the last of them, where they are known.
 func (s *stream) skip(dir int, n int64, at uint32, tail []byte, to sink) {
+	end := at + uint32(n)
 	switch s.state {
 	case lost:
-		return
+		to.gap(dir, end)
 	case between:
 		s.state = lost
-		to.gap(dir, at)
+		to.gap(dir, end)
 	case inHead:
 		// What was seen of the head may do: its first line, some fields. The end
 		// of its body is not known then.
@@ -275,6 +280,7 @@ func (s *stream) skip(dir int, n int64, at uint32, tail []byte, to sink) {
 		} else if s.state != untilClose {
 			s.state = inUnknown
 			s.body += n
+			to.gap(dir, end)
 			s.tail(dir, tail, to)
 		}
 	case inLength:
@@ -285,7 +291,7 @@ func (s *stream) skip(dir int, n int64, at uint32, tail []byte, to sink) {
 			s.finish(dir, to)
 			if n > m {
 				s.state = lost
-				to.gap(dir, at+uint32(m))
+				to.gap(dir, end)
 			}
 		}
 	case inChunked:
@@ -297,9 +303,11 @@ func (s *stream) skip(dir int, n int64, at uint32, tail []byte, to sink) {
 			return
 		}
 		s.state = inUnknown
+		to.gap(dir, end)
 		s.tail(dir, tail, to)
 	case inUnknown:
 		s.body += n
+		to.gap(dir, end)
 		s.tail(dir, tail, to)
 	case untilClose:
 		s.body += n

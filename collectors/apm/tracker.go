@@ -49,6 +49,7 @@ func (t *tracker) handle(ev *bpfEvent, data []byte) {
 			id: ev.Conn, sk: ev.Sk, netns: ev.Netns,
 			local:  addrPort(ev.Family, &ev.Laddr, ev.Lport),
 			remote: addrPort(ev.Family, &ev.Raddr, ev.Rport),
+			unsure: ev.Flags&flagNew == 0, // what came before was lost
 			note:   t.note, done: t.done, drop: t.drop, self: -1,
 		}
 		t.conns[ev.Conn] = c
