@@ -142,7 +142,32 @@ var helpers = map[string]func(args []string){
 		}
 		must(io.Copy(struct{ io.Writer }{os.Stdout}, struct{ io.Reader }{c})) // no splice
 	},
-	// slow-client ADDR: a connection that makes a request for each line of stdin
+	// flood ADDR N: N times an echo and a failure in turn on one connection each
+	"flood": func(args []string) {
+		var n int
+		must(fmt.Sscan(args[1], &n))
+		done := make(chan bool)
+		for range 4 {
+			go func() {
+				for range n / 4 {
+					for _, path := range []string{"/echo", "/fail"} {
+						method, body := "GET", io.Reader(nil)
+						if path == "/echo" {
+							method, body = "POST", strings.NewReader(strings.Repeat("e", 3000))
+						}
+						res := must(http.DefaultClient.Do(must(http.NewRequest(method, "http://"+args[0]+path, body))))
+						must(io.Copy(io.Discard, res.Body))
+						res.Body.Close()
+					}
+				}
+				done <- true
+			}()
+		}
+		for range 4 {
+			<-done
+		}
+	},
+	// keep ADDR: a connection that makes a request for each line of stdin
 	"keep": func(args []string) {
 		c := must(net.Dial("tcp", args[0]))
 		r := bufio.NewReader(c)
