@@ -174,10 +174,7 @@ func TestTheAgentsOwnTrafficGivesNothing(t *testing.T) {
 	http.DefaultClient.CloseIdleConnections()
 	run1(t, "go-client", own.URL+"/metrics", "5") // as a scraper does
 	// an agent on another node, behind address translation
-	out, err := exec.Command("curl", "-sS", "-A", "nodetap/1.0", base+"/ok").CombinedOutput()
-	if err != nil {
-		t.Fatalf("curl: %v\n%s", err, out)
-	}
+	run1(t, "raw", fmt.Sprintf("127.0.0.1:%d", port), "GET /ok HTTP/1.1%0d%0aHost: x%0d%0aUser-Agent: nodetap/1.0%0d%0aConnection: close%0d%0a%0d%0a")
 	run1(t, "go-client", base+"/users/{i}", "3") // what is no traffic of ours
 	servers, clients := a.expect(t, port, 3, 3)
 	_, ownPort, _ := strings.Cut(strings.TrimPrefix(own.URL, "http://"), ":")

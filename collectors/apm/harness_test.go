@@ -195,7 +195,7 @@ func start(t *testing.T, change func(*Config, *agent)) *agent {
 	c := &Collector{
 		env: component.Env{
 			Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Registerer: a.reg, Metrics: a.metrics,
-			Clock: component.NewClock(), Host: component.Host{Proc: "/proc", Sys: "/sys", Cgroup: "/sys/fs/cgroup"}, NodeName: "test-node",
+			Clock: component.NewClock(), Host: testHost, NodeName: "test-node",
 		},
 		cfg: cfg, containers: a.containers, pods: a.pods,
 	}
@@ -257,3 +257,5 @@ func (a *agent) sum(t *testing.T, name string) (total float64, by map[string]flo
 	}
 	return total, by
 }
+
+var testHost = component.Host{Proc: "/proc", Sys: "/sys", Cgroup: "/sys/fs/cgroup"}
