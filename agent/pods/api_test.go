@@ -294,6 +294,7 @@ func TestPeersByServiceAndSlice(t *testing.T) {
 	f.set(slice("admin-1", "admin", 9090, ep("10.244.1.1", "node-2", "web-a")))
 	f.set(slice("hosts-1", "exporter", 9100, ep("192.0.2.3", "node-3", "exporter-x")))
 	f.set(slice("hosts-2", "proxy", 9200, ep("192.0.2.3", "node-3", "proxy-x")))
+	f.set(slice("own-host", "agent", 9400, ep("192.0.2.2", "node-1", "agent-mounts")))
 	f.set(slice("names", "external", 443, discoveryv1.Endpoint{Addresses: []string{"example.test"}}))
 
 	s := newStore(t, online(f), Options{Cluster: "c1", backoff: quick})
@@ -321,6 +322,8 @@ func TestPeersByServiceAndSlice(t *testing.T) {
 		"192.0.2.3:9200":        {Service: "proxy", PeerNode: "node-3"},
 		"192.0.2.3:40000":       {PeerNode: "node-3"},
 		"192.0.2.77:10250":      {PeerNode: "node-1"},
+		"192.0.2.2:9400":        {Service: "agent", PeerNode: "node-1"},
+		"192.0.2.2:40000":       {PeerNode: "node-1"}, // from the node itself or any of its host-network pods
 		"[fd00::1]:1":           {},
 		"203.0.113.9:443":       {},
 		"[::ffff:10.96.0.1]:80": {Service: "web"},
@@ -579,5 +582,32 @@ func TestAKubeconfigThatCannotBeReadIsAnError(t *testing.T) {
 	f := newFakeAPI(t)
 	if _, err := New(online(f), Options{}); err == nil || !strings.Contains(err.Error(), "NODE_NAME") {
 		t.Errorf("without a node name: %v", err)
+	}
+}
+
+func TestAccessIsToldVerbByVerb(t *testing.T) {
+	f := newFakeAPI(t)
+	f.set(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-1"}})
+	f.mu.Lock()
+	f.forbid["services"] = true
+	f.mu.Unlock()
+	list, err := CheckAccess(t.Context(), online(f), Options{NodeName: "node-1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, a := range list {
+		s := strings.TrimSpace(a.Verb + " " + a.Resource + " " + a.Group)
+		if a.Err != nil {
+			s += ": no"
+		}
+		got = append(got, s)
+	}
+	want := []string{"list pods", "watch pods", "get nodes", "list services: no", "list endpointslices discovery.k8s.io", "watch endpointslices discovery.k8s.io"}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+	if list, err := CheckAccess(t.Context(), offline(), Options{}); list != nil || err != nil {
+		t.Errorf("without an API server: %v, %v", list, err)
 	}
 }

@@ -283,6 +283,7 @@ func (f *fakeAPI) watch(w http.ResponseWriter, r *http.Request, resource string,
 	i := f.info(r)
 	w.Header().Set("Content-Type", i.MediaType+";stream=watch")
 	w.WriteHeader(http.StatusOK)
+	w.(http.Flusher).Flush() // as an API server does, before there is an event
 	frames := i.StreamSerializer.Framer.NewFrameWriter(w)
 	send := func(kind watch.EventType, o runtime.Object) {
 		var raw strings.Builder

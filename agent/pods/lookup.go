@@ -125,7 +125,7 @@ func (s *Store) Peer(addr netip.AddrPort) (p Peer, ok bool) {
 	if !ip.IsValid() || ip.IsLoopback() || ip.IsUnspecified() {
 		return Peer{}, false
 	}
-	p, found := s.peers.find(ip, addr.Port())
+	p, serves, found := s.peers.find(ip, addr.Port())
 	s.mu.RLock()
 	e := s.ips[ip]
 	onNode := s.nodeIPs[ip]
@@ -142,6 +142,9 @@ func (s *Store) Peer(addr netip.AddrPort) (p Peer, ok bool) {
 		p.Resource, p.Node = r, ""
 	case onNode:
 		p.Resource, p.Node = nil, s.o.NodeName
+		if !serves {
+			p.Service, p.ServiceNamespace = "", ""
+		}
 	case !found:
 		s.self.missPeer.Inc()
 		return Peer{}, false

@@ -77,35 +77,34 @@ func (p *peers) count() int {
 	return len(p.byIP)
 }
 
-// find tells who has the address; port chooses between Services.
-func (p *peers) find(ip netip.Addr, port uint16) (out Peer, ok bool) {
+// find tells who has the address; port chooses between Services. serves tells
+// whether the Service has that port: of an address that many pods share, nothing
+// else tells whose it is.
+func (p *peers) find(ip netip.Addr, port uint16) (out Peer, serves, ok bool) {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
 	a := p.byIP[ip]
 	if a == nil {
-		return Peer{}, false
+		return Peer{}, false, false
 	}
 	if s := choose(a.services, port, func(s *service) (string, string, []uint16) { return s.namespace, s.name, s.ports }); s != nil {
 		out.Service, out.ServiceNamespace = s.name, s.namespace
-		return out, true
+		return out, hasPort(s.ports, port), true
 	}
 	e := choose(a.endpoints, port, func(e *endpoint) (string, string, []uint16) {
 		return e.slice.namespace, e.slice.service, e.slice.ports
 	})
 	if e != nil {
-		out.Service, out.ServiceNamespace = e.slice.service, e.slice.namespace
+		out.Service, out.ServiceNamespace, serves = e.slice.service, e.slice.namespace, hasPort(e.slice.ports, port)
 	}
 	if node, shared := a.host(); shared {
-		// Host-network pods: the address is the node's, and which Service is meant
-		// only the port can tell.
-		out.Node = node
-		if e != nil && !hasPort(e.slice.ports, port) {
+		if out.Node = node; !serves {
 			out.Service, out.ServiceNamespace = "", ""
 		}
-		return out, true
+		return out, serves, true
 	}
 	out.Resource = a.resource(p.id)
-	return out, out.Resource != nil || out.Service != ""
+	return out, serves, out.Resource != nil || out.Service != ""
 }
 
 // host tells whether the address is a node's: a pod with host network has it, or
