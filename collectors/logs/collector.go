@@ -291,6 +291,10 @@ func signal(ch chan struct{}) {
 func (c *Collector) list() []*source {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.listLocked()
+}
+
+func (c *Collector) listLocked() []*source {
 	l := make([]*source, 0, len(c.sources))
 	for s := range c.sources {
 		l = append(l, s)

@@ -177,15 +177,16 @@ func (c *Collector) takeAcked() []*source {
 
 // entries returns the whole checkpoint.
 func (c *Collector) entries() (dst []entry) {
-	for _, s := range c.list() {
-		dst = s.entries(dst)
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.mu.Lock() // once for both: a new source takes what is unclaimed
 	for key, l := range c.unclaimed {
 		for _, o := range l {
 			dst = append(dst, entry{uid: o.uid, dir: key.dir, base: o.base, mark: o.m})
 		}
+	}
+	sources := c.listLocked()
+	c.mu.Unlock()
+	for _, s := range sources {
+		dst = s.entries(dst)
 	}
 	return dst
 }

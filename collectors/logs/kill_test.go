@@ -241,9 +241,10 @@ func TestKillLosesNothing(t *testing.T) {
 		conn, err := ln.Accept()
 		n.check(err)
 		received := make(chan struct{})
+		lag := rnd.Uint64()
 		go func() {
 			defer close(received)
-			got.receive(conn, kill, rnd.Uint64())
+			got.receive(conn, kill, lag)
 		}()
 		for range 5 + rnd.IntN(20) { // while it runs
 			w := writers[rnd.IntN(len(writers))]

@@ -38,15 +38,18 @@ func (o *opened) close() {
 	_ = unix.Close(o.fd)
 }
 
-// reconcile makes the source's files what a scan of its directory found.
-func (c *Collector) reconcile(s *source, found []candidate) {
+// reconcile makes the source's files what a scan of its directory found. It is
+// false, and nothing has changed, when a file was gone before it could be
+// opened and the directory should be read again; it insists on what there is
+// when last is set.
+func (c *Collector) reconcile(s *source, found []candidate, last bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.excluded {
 		if len(found) == 0 {
 			s.files = nil
 		}
-		return
+		return true
 	}
 	s.scans++
 	slices.SortStableFunc(found, func(a, b candidate) int {
@@ -63,8 +66,14 @@ func (c *Collector) reconcile(s *source, found []candidate) {
 		if c.known(s, &cand) {
 			continue
 		}
-		if o := c.openCandidate(s, cand); o != nil {
+		o, err := c.openCandidate(s, cand)
+		if o != nil {
 			fresh = append(fresh, o)
+		} else if gone(err) && !last {
+			for _, o := range fresh {
+				o.close()
+			}
+			return false
 		}
 	}
 	var rest []*opened
@@ -80,6 +89,7 @@ func (c *Collector) reconcile(s *source, found []candidate) {
 	}
 	s.sort()
 	c.forget(s)
+	return true
 }
 
 // known takes a candidate that is known by its inode and did not change hands.
@@ -106,19 +116,21 @@ func (c *Collector) saw(s *source, f *file, cand *candidate) {
 	f.base, f.name = cand.base, cand.name
 }
 
-func (c *Collector) openCandidate(s *source, cand candidate) *opened {
+// openCandidate returns nil when the file is not to be taken: with the error of
+// opening it, if that is why.
+func (c *Collector) openCandidate(s *source, cand candidate) (*opened, error) {
 	fd, err := openBeneath(cand.dir, cand.file, openFile)
 	if err != nil {
 		if !gone(err) {
 			c.meters.errors.WithLabelValues("open").Inc()
 			c.log.Warn("cannot open a log file", "path", s.key.dir+"/"+cand.base, "error", err)
 		}
-		return nil
+		return nil, err
 	}
 	o := &opened{candidate: cand, fd: fd}
 	if o.st, err = fstat(fd); err != nil || o.st.kind() != "" {
 		_ = unix.Close(fd)
-		return nil
+		return nil, nil
 	}
 	if cand.name.gz {
 		o.gz, err = newGzReader(fd, o.st.size)
@@ -138,13 +150,13 @@ func (c *Collector) openCandidate(s *source, cand candidate) *opened {
 		c.meters.errors.WithLabelValues("read").Inc()
 		c.log.Warn("cannot read a log file", "path", s.key.dir+"/"+cand.base, "error", err)
 		o.close()
-		return nil
+		return nil, nil
 	}
 	if c.known(s, &o.candidate) { // it was renamed since the directory was read
 		o.close()
-		return nil
+		return nil, nil
 	}
-	return o
+	return o, nil
 }
 
 // takeByInode takes a file that was read before, by this agent or the one

@@ -285,8 +285,19 @@ func (sc *scanner) unwatch(d *containerDir) {
 	}
 }
 
+// scanTries is how often a directory that changes while it is read is read
+// again: a rotated file that was missed would be read behind its successor.
+const scanTries = 5
+
 // scanContainer reads a container's directory and opens what is new in it.
 func (sc *scanner) scanContainer(d *containerDir) {
+	for try := 1; !sc.tryContainer(d, try == scanTries); try++ {
+	}
+}
+
+// tryContainer is false when the directory changed meanwhile, unless it is the
+// last try.
+func (sc *scanner) tryContainer(d *containerDir, last bool) bool {
 	byRestart := map[int][]candidate{}
 	fd, err := openBeneath(sc.root, d.path(), openDir)
 	switch {
@@ -296,15 +307,22 @@ func (sc *scanner) scanContainer(d *containerDir) {
 		names, err := namesOf(fd)
 		if err != nil {
 			sc.failed(err)
-			return
+			return true
 		}
-		closeDirs := sc.candidates(d, fd, names, byRestart)
-		defer closeDirs()
+		dirs, stale := sc.candidates(d, fd, names, byRestart)
+		defer func() {
+			for _, dir := range dirs {
+				_ = unix.Close(dir)
+			}
+		}()
+		if stale && !last {
+			return false
+		}
 	case errors.Is(err, unix.ELOOP):
 		sc.refuse(d, "", "link")
 	case !gone(err):
 		sc.failed(err)
-		return
+		return true
 	}
 	for restart := range byRestart {
 		if d.sources[restart] == nil {
@@ -312,19 +330,22 @@ func (sc *scanner) scanContainer(d *containerDir) {
 		}
 	}
 	for restart, s := range d.sources {
-		sc.c.reconcile(s, byRestart[restart])
+		if !sc.c.reconcile(s, byRestart[restart], last) {
+			return false
+		}
 		if sc.c.retire(s, len(byRestart[restart]) == 0, gone(err)) {
 			delete(d.sources, restart)
 			continue
 		}
 		sc.c.sched.wake(s)
 	}
+	return true
 }
 
-// candidates sorts the log files in a container's directory by restart. The
-// function that it returns closes the directories that the candidates lie in.
-func (sc *scanner) candidates(d *containerDir, fd int, names []string, byRestart map[int][]candidate) func() {
-	var dirs []int
+// candidates sorts the log files in a container's directory by restart. It
+// returns the further directories that the candidates lie in, to be closed, and
+// whether a file was gone already.
+func (sc *scanner) candidates(d *containerDir, fd int, names []string, byRestart map[int][]candidate) (dirs []int, stale bool) {
 	n := 0
 	for _, base := range names {
 		name, ok := parseFileName(base)
@@ -337,6 +358,7 @@ func (sc *scanner) candidates(d *containerDir, fd int, names []string, byRestart
 		}
 		st, err := statAt(fd, base)
 		if err != nil {
+			stale = true
 			continue
 		}
 		switch kind := st.kind(); kind {
@@ -354,11 +376,7 @@ func (sc *scanner) candidates(d *containerDir, fd int, names []string, byRestart
 			sc.refuse(d, base, kind)
 		}
 	}
-	return func() {
-		for _, dir := range dirs {
-			_ = unix.Close(dir)
-		}
-	}
+	return dirs, stale
 }
 
 // dockerFiles returns the files that docker's json-file driver keeps of the
