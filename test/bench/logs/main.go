@@ -193,7 +193,7 @@ func writeConfig(o options, dir string, addrs map[string]string) (string, error)
 	if o.profile != "" {
 		pprof = "pprof: " + addrs["pprof"] + "\n"
 	}
-	config := fmt.Sprintf("log_level: warn\nstate_dir: %s\n%shost: {log: %s}\npods: {api: \"off\"}\ncollectors:\n  logs: {resource_wait: 0s, exclude_own_logs: false}\nexporters:\n%s", filepath.Join(dir, "state"), pprof, dir, exporter)
+	config := fmt.Sprintf("log_level: warn\nstate_dir: %s\n%shost: {log: %s}\npods: {api: \"off\"}\ncollectors:\n  logs: {resource_wait: 0s, exclude_own_logs: false}\n  cgroup: {enabled: false}\n  apm: {enabled: false}\nexporters:\n%s", filepath.Join(dir, "state"), pprof, dir, exporter)
 	path := filepath.Join(dir, "nodetap.yaml")
 	return path, os.WriteFile(path, []byte(config), 0o600)
 }
