@@ -151,6 +151,7 @@ func (r *run) init() {
 
 	r.tracker = newTracker(r.cfg.MaxConnections)
 	r.tracker.note = r.stats.requests.Inc
+	r.tracker.came = r.rec.pairs.arrived
 	r.tracker.drop = r.stats.drop
 	r.tracker.done = func(x *exchange) { r.rec.done(x, r.now) }
 	r.tracker.mute = func(sk uint64, c *conn) {

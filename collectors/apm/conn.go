@@ -38,6 +38,7 @@ type exchange struct {
 	// seq and ack are where both streams stood when the request was sent or
 	// received: equal on both ends of a connection.
 	seq, ack uint32
+	first    uint32 // where in its stream the request begins: the same on both ends
 }
 
 const maxPipeline = 128 // requests waiting for their response on one connection
@@ -69,15 +70,17 @@ type conn struct {
 	reached  uint32 // where the responses' stream was when it closed
 	seen     int64  // time of the last event
 
-	ev   *bpfEvent // the event being worked on
-	note func()    // an exchange was seen: it will be done, or dropped
+	ev   *bpfEvent       // the event being worked on
+	note func()          // an exchange was seen: it will be done, or dropped
+	came func(*exchange) // a request has begun; may be nil
 	done func(*exchange)
 	drop func(reason string, n int)
 
 	peer        pods.Peer
 	peerOK      bool
 	peerVersion uint64
-	self        int8 // -1 unknown, 0 no, 1 the other end is the agent
+	server      uint64 // of a client: the cgroup at the other end, where a Service hides it
+	self        int8   // -1 unknown, 0 no, 1 the other end is the agent
 }
 
 // Reasons why requests that were seen give no span.
@@ -190,9 +193,13 @@ func (c *conn) request(dir int, h *head) (framing, int64) {
 	x := &exchange{
 		conn: c, role: c.role, cgroup: ev.Cgroup, tgid: ev.Tgid, tid: ev.Tid,
 		start: c.begun[dir].at, req: *h, respPos: ev.Ack, seq: ev.Seq, ack: ev.Ack,
+		first: c.begun[dir].seq,
 	}
 	c.filling = x
 	c.note()
+	if c.came != nil {
+		c.came(x)
+	}
 	if h.truncated {
 		// Its end was missed, so that what follows it may have been looked at
 		// before it: its own response, say.

@@ -58,6 +58,7 @@ type recorder struct {
 	full   func(*telemetry.SpanBatch) // takes a batch that is full
 	routes map[routeKey]*routes
 
+	pairs     pairs
 	batches   map[*telemetry.Resource]*telemetry.SpanBatch
 	held      []heldExchange
 	attrs     []telemetry.Attr
@@ -173,6 +174,27 @@ func (r *recorder) peer(c *conn) *pods.Peer {
 	return &c.peer
 }
 
+// behind adds the pod that answers for a Service to what the client's address
+// tells, where that pod is on this node.
+func (r *recorder) behind(x *exchange, p *pods.Peer) *pods.Peer {
+	if x.role != roleClient || p == nil || p.Service == "" || p.Resource != nil {
+		return p
+	}
+	if x.conn.server == 0 {
+		x.conn.server = r.pairs.server(x) // a connection leads to one pod for as long as it lives
+	}
+	if x.conn.server == 0 {
+		return p
+	}
+	c := r.find(x.conn.server)
+	if c == nil {
+		return p
+	}
+	with := *p
+	with.Resource = r.pods.Container(c.ID)
+	return &with
+}
+
 // record counts the exchange and makes its span. It returns false when it is
 // not known yet whose it is; with final, what is known must do.
 func (r *recorder) record(x *exchange, final bool) bool {
@@ -187,7 +209,7 @@ func (r *recorder) record(x *exchange, final bool) bool {
 	if t.res == nil {
 		return false
 	}
-	peer := r.peer(x.conn)
+	peer := r.behind(x, r.peer(x.conn))
 	f := factsOf(x, peer)
 	f.route = r.route(t.res, x, &f)
 	k := seriesKey{

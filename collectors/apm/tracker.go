@@ -12,6 +12,7 @@ type tracker struct {
 	max   int
 
 	note func()
+	came func(*exchange) // may be nil
 	done func(*exchange)
 	drop func(reason string, n int)
 	mute func(sk uint64, c *conn) // the kernel need not send more of it; may be nil
@@ -50,7 +51,7 @@ func (t *tracker) handle(ev *bpfEvent, data []byte) {
 			local:  addrPort(ev.Family, &ev.Laddr, ev.Lport),
 			remote: addrPort(ev.Family, &ev.Raddr, ev.Rport),
 			unsure: ev.Flags&flagNew == 0, // what came before was lost
-			note:   t.note, done: t.done, drop: t.drop, self: -1,
+			note:   t.note, came: t.came, done: t.done, drop: t.drop, self: -1,
 		}
 		t.conns[ev.Conn] = c
 	}
