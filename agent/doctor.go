@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"nodetap/agent/component"
+	"nodetap/agent/pods"
 	"nodetap/collectors/apm"
 )
 
@@ -170,6 +172,9 @@ func cgroupVersion(root string, on bool) finding {
 }
 
 func apiServer(cfg *configuration) finding {
+	if cfg.pods.API == "off" {
+		return finding{name: "API server", detail: "not asked: pods.api is off", note: true, loses: "labels, workloads and images; names come from the log paths"}
+	}
 	host, port := os.Getenv("KUBERNETES_SERVICE_HOST"), os.Getenv("KUBERNETES_SERVICE_PORT")
 	if host == "" && cfg.pods.Kubeconfig == "" {
 		return finding{
@@ -178,13 +183,44 @@ func apiServer(cfg *configuration) finding {
 		}
 	}
 	if cfg.pods.Kubeconfig != "" {
-		return readable("API server", cfg.pods.Kubeconfig, "labels, workloads and images", "a readable pods.kubeconfig", true)
+		return access(cfg, readable("API server", cfg.pods.Kubeconfig, "labels, workloads and images", "a readable pods.kubeconfig", true))
 	}
 	const token = "/var/run/secrets/kubernetes.io/serviceaccount/token"
 	f := readable("API server", token, "labels, workloads and images", "automountServiceAccountToken: true", true)
 	if f.ok {
 		f.detail = "https://" + host + ":" + port + ", as this pod's service account"
 	}
+	return access(cfg, f)
+}
+
+// access asks the API server for all that run asks, and tells what is refused.
+func access(cfg *configuration, f finding) finding {
+	if !f.ok {
+		return f
+	}
+	const identity = "labels, workloads and images; names come from the log paths"
+	list, err := pods.CheckAccess(context.Background(), cfg.pods, pods.Options{NodeName: cfg.settings.NodeName, Version: buildVersion()})
+	if err != nil {
+		return finding{name: f.name, detail: err.Error(), loses: identity}
+	}
+	var denied, rules []string
+	loses := "names of peers on other nodes"
+	for _, a := range list {
+		if a.Resource == "pods" && a.Err != nil {
+			loses = identity
+		}
+		switch {
+		case a.Denied():
+			denied = append(denied, a.Verb+" "+a.Resource)
+			rules = append(rules, fmt.Sprintf("{apiGroups: [%q], resources: [%s], verbs: [%s]}", a.Group, a.Resource, a.Verb))
+		case a.Err != nil:
+			return finding{name: f.name, detail: f.detail + ": " + a.Err.Error(), loses: loses}
+		}
+	}
+	if len(denied) > 0 {
+		return finding{name: f.name, detail: f.detail + ", which may not " + strings.Join(denied, ", "), loses: loses, grant: "ClusterRole rules " + strings.Join(rules, ", ")}
+	}
+	f.detail += ": answers, and gives what is asked"
 	return f
 }
 

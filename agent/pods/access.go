@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/client-go/rest"
@@ -16,6 +17,9 @@ type Access struct {
 	Group    string // the API group of that rule; "" for the core one
 	Err      error  // nil: it may
 }
+
+// Denied tells whether an RBAC rule is missing, rather than an answer.
+func (a Access) Denied() bool { return apierrors.IsForbidden(a.Err) }
 
 // CheckAccess asks the API server once for everything that Run would ask it, and
 // returns the answers within ten seconds, nil when the configuration gives no API

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -158,12 +159,7 @@ func (f *fakeAPI) change(o runtime.Object, remove bool) {
 func (f *fakeAPI) seen(request string) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, r := range f.requests {
-		if r == request {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(f.requests, request)
 }
 
 func matches(o runtime.Object, selector string) bool {

@@ -17,7 +17,7 @@ import (
 
 func FuzzLabelValues(f *testing.F) {
 	f.Add("web-1", "a\nb", 1.5)
-	f.Add(`\`, `"} 1`, -0.0)
+	f.Add(`\`, `"} 1`, math.Copysign(0, -1))
 	f.Add("\xff\xfe", "# EOF\n", 1e300)
 	f.Add("", "日本", 0.1)
 	f.Fuzz(func(t *testing.T, a, b string, v float64) {

@@ -68,8 +68,10 @@ func testEnv(t testing.TB) component.Env {
 	reg := prometheus.NewRegistry()
 	env := component.Env{Name: "prom", Logger: slog.New(slog.DiscardHandler), Registerer: reg, Gatherer: reg, Metrics: metrics.NewRegistry(),
 		NodeName: "node-<1>", Version: "1.2.3",
-		Live:  http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") }), //nolint:errcheck // a recorder
-		Ready: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "waiting for logs\n", 503) })}
+		Live: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") }), //nolint:errcheck // a recorder
+		Ready: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			http.Error(w, "waiting for logs\n", http.StatusServiceUnavailable)
+		})}
 	env.Metrics.Register("/metrics/cadvisor", metrics.SourceFunc(source))
 	return env
 }
@@ -314,8 +316,7 @@ func TestConfigErrorsNameTheirKeys(t *testing.T) {
 			t.Errorf("%v does not name %s", err, key)
 		}
 	}
-	var fe *component.FieldError
-	if !errors.As(err, &fe) {
+	if _, ok := errors.AsType[*component.FieldError](err); !ok {
 		t.Errorf("%T", err)
 	}
 	for _, l := range []string{":99999", "a:b", ""} {
