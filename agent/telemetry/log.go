@@ -42,11 +42,11 @@ const (
 type LogFlags uint8
 
 const (
-	// Truncated: the line was longer than the limit and its end was cut off.
+	// Truncated marks a line that was longer than the limit: its end was cut off.
 	Truncated LogFlags = 1 << iota
-	// Split: the line is one part of a longer one that was not joined.
+	// Split marks a part of a longer line that was not joined.
 	Split
-	// Joined: the runtime wrote the line in several parts, and they were joined.
+	// Joined marks a line that the runtime wrote in several parts.
 	Joined
 )
 

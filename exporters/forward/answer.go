@@ -61,7 +61,7 @@ func (a *answers) next(parse func([]byte) (rest []byte, err error)) error {
 
 // more turns msgp's error for a short buffer into errMore.
 func more(err error) error {
-	if err != nil && msgp.Cause(err) == msgp.ErrShortBytes {
+	if errors.Is(msgp.Cause(err), msgp.ErrShortBytes) {
 		return errMore
 	}
 	return err

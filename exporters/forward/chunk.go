@@ -53,7 +53,6 @@ type packer struct {
 	enc     recordEncoder
 	order   []string // tags in the order of their first appearance
 	byTag   map[string][]*telemetry.LogBatch
-	entries *[]byte // of the chunk being filled, without its frame
 	scratch []byte
 	gzip    *gzip.Writer
 	zstd    *zstd.Encoder

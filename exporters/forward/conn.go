@@ -297,7 +297,7 @@ func (c *conn) read(a *answers) error {
 		err := a.next(func(b []byte) (rest []byte, err error) { id, rest, err = parseAck(b); return })
 		if err != nil {
 			c.close(err) // no change when something else closed it before
-			err, _ = c.ended()
+			_, err = c.ended()
 			return err
 		}
 		if c.resolve(id, nil) {
@@ -310,8 +310,8 @@ func (c *conn) read(a *answers) error {
 }
 
 // ended returns why the connection is closed, and how many chunks were cut off.
-func (c *conn) ended() (err error, cut int) { //nolint:revive // the error is the answer, not a failure
+func (c *conn) ended() (cut int, why error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.err, c.cut
+	return c.cut, c.err
 }

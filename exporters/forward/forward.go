@@ -96,7 +96,7 @@ func (e *Exporter) Run(ctx context.Context) error {
 			if errors.Is(err, errOneCall) {
 				continue
 			}
-			if _, cut := c.ended(); cut == 0 {
+			if cut, _ := c.ended(); cut == 0 {
 				idle = true // a receiver may close what is idle
 			}
 			err = fmt.Errorf("connection lost: %w", err)

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -49,7 +48,7 @@ func running(t testing.TB, s *server, change func(*Config)) *Exporter {
 		t.Fatal(err)
 	}
 	e, err := New(component.Env{
-		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)), Registerer: prometheus.NewRegistry(), NodeName: "node-1",
+		Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(), NodeName: "node-1",
 	}, cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"math"
@@ -383,6 +382,6 @@ func TestStatusMessageOfGarbageIsTheGarbageMadeReadable(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 	if got := short(strings.Repeat("\u4f60", 500)); len(got) > maxMessage+3 || !strings.HasSuffix(got, "...") {
-		t.Error(fmt.Sprintf("%d bytes", len(got)))
+		t.Errorf("%d bytes", len(got))
 	}
 }

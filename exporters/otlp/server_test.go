@@ -227,7 +227,7 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 
 func testEnv() component.Env {
 	return component.Env{
-		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)), Registerer: prometheus.NewRegistry(), Gatherer: prometheus.NewRegistry(),
+		Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(), Gatherer: prometheus.NewRegistry(),
 		Metrics: metrics.NewRegistry(), NodeName: "node-1", Version: "1.2.3",
 	}
 }

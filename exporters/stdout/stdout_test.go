@@ -210,8 +210,7 @@ func TestAfterAHalfWrittenLineTheNextStartsOnItsOwn(t *testing.T) {
 	out := &halting{room: 40}
 	e := newExporter(testEnv(), Default(), out)
 	err := e.ExportLogs(t.Context(), []*telemetry.LogBatch{logBatch("one")})
-	var retry *component.Retry
-	if !errors.As(err, &retry) {
+	if _, ok := errors.AsType[*component.Retry](err); !ok {
 		t.Fatalf("err = %v, want a Retry", err)
 	}
 	out.room = -1
