@@ -232,7 +232,7 @@ func TestAFullRingIsCountedAndPairsStayRight(t *testing.T) {
 	a := start(t, func(cfg *Config, _ *agent) { cfg.RingBytes = 64 << 10 })
 	helper(t, "go-server", fmt.Sprint(port))
 	listening(t, port)
-	run1(t, "flood", fmt.Sprintf("127.0.0.1:%d", port), "3000")
+	run1(t, "flood", fmt.Sprintf("127.0.0.1:%d", port), "800")
 	var ring map[string]float64
 	wait(func() bool {
 		_, ring = a.sum(t, "nodetap_apm_events_dropped_total")

@@ -26,7 +26,7 @@ const (
 )
 
 const (
-	maxHeld   = 4096 // exchanges waiting for the Resource of their container
+	maxHeld   = 16384 // exchanges waiting for the Resource of their container
 	holdFor   = int64(5e9)
 	batchSize = 512 // spans
 )
@@ -310,7 +310,7 @@ func (r *recorder) target(x *exchange, final bool) *target {
 		return &target{res: res, owner: "process/" + res.ServiceName}
 	}
 	res := r.pods.Container(c.ID)
-	if res == nil && final {
+	if res == nil && (final || c.PodUID == "") { // outside Kubernetes nobody will say more
 		res = &telemetry.Resource{Cluster: r.node.Cluster, Node: r.node.Node, PodUID: c.PodUID, ContainerID: c.ID, Partial: true}
 	}
 	if t == nil {
