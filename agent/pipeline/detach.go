@@ -7,7 +7,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"sync/atomic"
 	"time"
 
 	"nodetap/agent/pipeline/spill"
@@ -31,22 +30,6 @@ const (
 	spillFrame = 512 << 10 // bytes of batches in one frame, if max_bytes is not small
 	spillGroup = 4 << 20   // bytes of batches between two fsyncs
 )
-
-// frame is where items lie on disk together.
-type frame struct {
-	at   *spill.Frame
-	left atomic.Int32 // items that are not finished
-	q    *queue
-}
-
-func (f *frame) done() {
-	if f.left.Add(-1) == 0 {
-		f.at.Done()
-		f.q.mu.Lock()
-		f.q.kickSpiller()
-		f.q.mu.Unlock()
-	}
-}
 
 // detachState is the part of a queue that lies on disk. While the queue is
 // detached, what is sent is staged, written to disk and acknowledged there; and
@@ -176,7 +159,7 @@ func (q *queue) detachNow() {
 	q.detach.detached = true
 	for it := q.waiting.head; it != nil; {
 		next := it.next
-		if it.frame == nil {
+		if it.place.frame == nil {
 			it.unlink()
 			q.staged.push(it)
 		}
@@ -187,7 +170,7 @@ func (q *queue) detachNow() {
 		var keep lane
 		for it := l.first; it != nil; {
 			behind := it.behind
-			if it.frame != nil {
+			if it.place.frame != nil {
 				keep.push(it)
 			}
 			it = behind
@@ -304,7 +287,7 @@ func (s *spiller) write(now time.Time) time.Duration {
 	var flying, staged []*item
 	q.mu.Lock()
 	for it := q.flying.head; it != nil; it = it.next {
-		if it.frame == nil {
+		if it.place.frame == nil {
 			it.pinned = true
 			flying = append(flying, it)
 		}
@@ -326,12 +309,12 @@ func (s *spiller) write(now time.Time) time.Duration {
 		return 0
 	}
 	q.detach.wrote = now
-	frames, err := s.commit(flying, staged)
+	places, err := s.commit(flying, staged)
 	if err != nil {
 		s.failed(now, flying, staged, err)
 		return spillRetry
 	}
-	s.wrote(flying, staged, frames)
+	s.wrote(flying, staged, places)
 	if more {
 		return time.Millisecond
 	}
@@ -339,18 +322,16 @@ func (s *spiller) write(now time.Time) time.Duration {
 }
 
 // commit writes both groups and waits until they are on disk.
-func (s *spiller) commit(flying, staged []*item) (map[*item]*frame, error) {
+func (s *spiller) commit(flying, staged []*item) (map[*item]place, error) {
 	log := s.q.detach.log
-	frames := map[*item]*frame{}
+	places := map[*item]place{}
 	for _, group := range s.groups(flying) {
 		at, err := log.AppendLoaded(batches(group))
 		if err != nil {
 			return nil, err
 		}
-		f := &frame{at: at, q: s.q}
-		f.left.Store(int32(len(group)))
-		for _, it := range group {
-			frames[it] = f
+		for i, it := range group {
+			places[it] = place{at, i}
 		}
 	}
 	for _, group := range s.groups(staged) {
@@ -358,7 +339,7 @@ func (s *spiller) commit(flying, staged []*item) (map[*item]*frame, error) {
 			return nil, err
 		}
 	}
-	return frames, log.Commit()
+	return places, log.Commit()
 }
 
 // groups cuts items into what one frame holds.
@@ -389,7 +370,7 @@ func batches(items []*item) []*telemetry.LogBatch {
 
 // wrote acknowledges what is on disk, and frees the memory of what is in no
 // call.
-func (s *spiller) wrote(flying, staged []*item, frames map[*item]*frame) {
+func (s *spiller) wrote(flying, staged []*item, places map[*item]place) {
 	q := s.q
 	for _, it := range append(flying, staged...) {
 		if it.counts { // a pinned item is finished here alone
@@ -401,7 +382,7 @@ func (s *spiller) wrote(flying, staged []*item, frames map[*item]*frame) {
 	q.mu.Lock()
 	q.detach.failedAt = time.Time{}
 	for _, it := range flying {
-		it.pinned, it.frame = false, frames[it]
+		it.pinned, it.place = false, places[it]
 		if it.finished {
 			finished = append(finished, it)
 			continue
@@ -476,15 +457,11 @@ func (s *spiller) load() {
 
 func (s *spiller) enqueue(logs []*telemetry.LogBatch, at *spill.Frame) {
 	q := s.q
-	f := &frame{at: at, q: q}
-	f.left.Store(int32(len(logs)))
-	if len(logs) == 0 {
-		at.Done()
-	}
-	for _, b := range logs {
-		it := &item{logs: b, records: len(b.Records), left: len(b.Records), bytes: b.Bytes(), frame: f}
+	for i, b := range logs {
+		it := &item{logs: b, records: len(b.Records), left: len(b.Records), bytes: b.Bytes(), place: place{at, i}}
+		it.body = bodies(b, 0, it.records)
 		if it.records == 0 {
-			f.done()
+			at.Done(i)
 			continue
 		}
 		it.oldest = b.Records[0].Observed

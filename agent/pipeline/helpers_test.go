@@ -3,6 +3,7 @@ package pipeline
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -23,12 +24,24 @@ type backend struct {
 	answer func(call int, records []string) error
 	delay  func(call int) time.Duration
 
-	mu    sync.Mutex
+	mu sync.Mutex
+	log
+}
+
+// log is what a backend saw.
+type log struct {
 	calls int
 	at    []time.Time // of the calls
 	sizes []int       // records of the calls
 	got   []string    // "<path>:<body>" or the span's name, as acknowledged
 	lags  []time.Duration
+}
+
+// seen returns what the backend saw so far.
+func (b *backend) seen() log {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return log{b.calls, slices.Clone(b.at), slices.Clone(b.sizes), slices.Clone(b.got), slices.Clone(b.lags)}
 }
 
 func (b *backend) Run(ctx context.Context) error { <-ctx.Done(); return nil }
@@ -76,11 +89,7 @@ func (b *backend) ExportLogs(ctx context.Context, batches []*telemetry.LogBatch)
 }
 
 // received returns what was acknowledged so far.
-func (b *backend) received() []string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return append([]string(nil), b.got...)
-}
+func (b *backend) received() []string { return b.seen().got }
 
 // traced is a backend for spans alone.
 type traced struct{ b backend }

@@ -4,6 +4,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"nodetap/agent/pipeline/spill"
 	"nodetap/agent/telemetry"
 )
 
@@ -37,11 +38,12 @@ type item struct {
 	counts  bool    // the exporter counts for the batch's ack
 	records int
 	bytes   int       // what it weighs in memory
+	body    int       // bytes of its bodies; of spans as bytes
 	came    time.Time // when it entered the queue
 	oldest  int64     // unix nanoseconds of its oldest record
 
-	left  int    // records that are neither delivered nor dropped
-	frame *frame // where it lies on disk; nil in memory alone
+	left  int   // records that are neither delivered nor dropped
+	place place // where it lies on disk
 	// pinned while it is being written to disk: who finishes it leaves the rest to
 	// the writer.
 	pinned, finished bool
@@ -52,26 +54,37 @@ type item struct {
 	prev, next *item
 }
 
+// place is where an item lies on disk. The zero value is nowhere.
+type place struct {
+	frame *spill.Frame
+	i     int
+}
+
 // payload is what records [i, j) weigh on their way.
 func (it *item) payload(i, j int) int {
+	switch {
+	case i == 0 && j == it.records:
+		return it.body
+	case it.logs != nil:
+		return bodies(it.logs, i, j)
+	default:
+		return it.spans.Slice(i, j).Bytes()
+	}
+}
+
+func bodies(b *telemetry.LogBatch, i, j int) int {
 	n := 0
-	if it.logs != nil {
-		for k := i; k < j; k++ {
-			n += len(it.logs.Body(k))
-		}
-		return n
+	for ; i < j; i++ {
+		n += len(b.Body(i))
 	}
-	if i == 0 && j == len(it.spans.Spans) {
-		return it.spans.Bytes()
-	}
-	return it.spans.Slice(i, j).Bytes()
+	return n
 }
 
 // finish calls the batch's callbacks and frees its place on disk. Call it
 // without the queue's lock, once.
 func (it *item) finish() {
-	if it.frame != nil {
-		it.frame.done()
+	if it.place.frame != nil {
+		it.place.frame.Done(it.place.i)
 	}
 	if it.ticket == nil {
 		return

@@ -32,7 +32,7 @@ func newInstruments(reg prometheus.Registerer) (*instruments, error) {
 		sent:          vec("nodetap_exporter_sent_records_total", "Records that the backend acknowledged.", "exporter", "signal"),
 		sentBytes:     vec("nodetap_exporter_sent_bytes_total", "Bytes of bodies (of spans: estimated) that the backend acknowledged.", "exporter", "signal"),
 		dropped:       vec("nodetap_exporter_dropped_records_total", "Records that the backend will never get, by reason.", "exporter", "signal", "reason"),
-		returned:      vec("nodetap_exporter_returned_records_total", "Records that were undelivered when the agent stopped. They are not acknowledged and will be read again.", "exporter", "signal"),
+		returned:      vec("nodetap_exporter_returned_records_total", "Records that were undelivered when the agent stopped. They come again: from their files, not being acknowledged, or from disk.", "exporter", "signal"),
 		errors:        vec("nodetap_exporter_errors_total", "Failed calls: retry for those that are tried again, permanent for those that are not.", "exporter", "signal", "kind"),
 		detached:      vec("nodetap_exporter_detached_total", "How often the exporter fell behind and its logs went to disk instead of delaying the others.", "exporter", "signal"),
 		spillErrors:   vec("nodetap_exporter_spill_errors_total", "Failed writes of logs to disk: an error, no space, or spill.max_bytes reached.", "exporter", "signal"),

@@ -85,8 +85,9 @@ func TestCallsAreMergedAndBounded(t *testing.T) {
 			r.send(logBatch(fmt.Sprint(i), 0, 2, 10))
 		}
 		time.Sleep(2 * time.Second)
-		if b.calls != 1 || b.sizes[0] != 10 || b.at[0].Sub(begin) != time.Second {
-			t.Fatalf("calls of %v records at %v; want one of 10 after the flush time", b.sizes, b.at)
+		synctest.Wait()
+		if b.seen().calls != 1 || b.seen().sizes[0] != 10 || b.seen().at[0].Sub(begin) != time.Second {
+			t.Fatalf("calls of %v records at %v; want one of 10 after the flush time", b.seen().sizes, b.seen().at)
 		}
 		// what fills a call does not wait
 		begin = time.Now()
@@ -94,14 +95,15 @@ func TestCallsAreMergedAndBounded(t *testing.T) {
 			r.send(logBatch(fmt.Sprint(i), 0, 20, 10))
 		}
 		synctest.Wait()
-		if b.calls != 2 || b.sizes[1] != 60 {
-			t.Fatalf("calls of %v records, want a second of 60, filled to max_batch_bytes", b.sizes)
+		if b.seen().calls != 2 || b.seen().sizes[1] != 60 {
+			t.Fatalf("calls of %v records, want a second of 60, filled to max_batch_bytes", b.seen().sizes)
 		}
 		time.Sleep(time.Minute)
 		// a batch larger than a call leaves in pieces, larger than the queue too
 		r.send(logBatch("big", 0, 1000, 100))
 		time.Sleep(time.Minute)
-		for _, n := range b.sizes[3:] {
+		synctest.Wait()
+		for _, n := range b.seen().sizes[3:] {
 			if n*(100+96) > 8<<10 {
 				t.Errorf("a call of %d records is larger than max_batch_bytes", n)
 			}
@@ -147,12 +149,13 @@ func TestFailedCallsAreTriedAgainWithBackoff(t *testing.T) {
 				synctest.Wait()
 				c.want(0, 0)
 				time.Sleep(time.Hour)
+				synctest.Wait()
 				c.want(1, 1)
-				if b.calls != tc.fails+1 {
-					t.Fatalf("%d calls, want %d", b.calls, tc.fails+1)
+				if b.seen().calls != tc.fails+1 {
+					t.Fatalf("%d calls, want %d", b.seen().calls, tc.fails+1)
 				}
 				for i := range tc.fails {
-					if w := b.at[i+1].Sub(b.at[i]); w < tc.min[i] || w > tc.max[i] {
+					if w := b.seen().at[i+1].Sub(b.seen().at[i]); w < tc.min[i] || w > tc.max[i] {
 						t.Errorf("wait %d was %v, want %v to %v", i, w, tc.min[i], tc.max[i])
 					}
 				}
@@ -262,8 +265,9 @@ func TestBisectionEndsWhenEverythingIsRefused(t *testing.T) {
 		if got := r.value("nodetap_exporter_dropped_records_total"); got != 9000 {
 			t.Errorf("dropped = %v", got)
 		}
-		if b.calls > maxRefusals+20 {
-			t.Errorf("%d calls for 9000 refused records", b.calls)
+		synctest.Wait()
+		if b.seen().calls > maxRefusals+20 {
+			t.Errorf("%d calls for 9000 refused records", b.seen().calls)
 		}
 		if err := r.drain(time.Second); err != nil {
 			t.Error(err)

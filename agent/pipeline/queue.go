@@ -133,7 +133,7 @@ func (q *queue) pushOrDrop(it *item) {
 func (q *queue) forget(it *item) {
 	it.unlink()
 	q.records -= it.left
-	if it.frame != nil {
+	if it.place.frame != nil {
 		q.loaded -= it.bytes
 	} else {
 		q.own -= it.bytes
@@ -390,8 +390,7 @@ func (q *queue) abandon() {
 	q.mu.Unlock()
 	for _, it := range left {
 		switch {
-		case it.frame != nil: // stays on disk
-		case q.waits():
+		case q.waits(): // comes again, from its file or from disk
 			q.m.returned.Add(float64(it.left))
 		default:
 			q.m.drop("shutdown", it.left)

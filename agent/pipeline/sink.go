@@ -43,6 +43,7 @@ func (s *sink) WantsSpans() bool { return s.p.routers[signalTraces].reach != 0 }
 // exporter of the batch's route is full.
 func (s *sink) SendLogs(ctx context.Context, b *telemetry.LogBatch) error {
 	it := item{logs: b, records: len(b.Records), bytes: b.Bytes(), came: time.Now()}
+	it.body = bodies(b, 0, it.records)
 	it.oldest = it.came.UnixNano()
 	if len(b.Records) > 0 && b.Records[0].Observed > 0 {
 		it.oldest = min(it.oldest, b.Records[0].Observed)
@@ -53,6 +54,7 @@ func (s *sink) SendLogs(ctx context.Context, b *telemetry.LogBatch) error {
 // SendSpans implements component.Sink. It never waits.
 func (s *sink) SendSpans(ctx context.Context, b *telemetry.SpanBatch) error {
 	it := item{spans: b, records: len(b.Spans), bytes: b.Bytes(), came: time.Now()}
+	it.body = it.bytes
 	it.oldest = it.came.UnixNano()
 	return s.send(ctx, signalTraces, it, b.Resource, b.OnAcked, b.OnReleased)
 }
@@ -76,7 +78,7 @@ func (s *sink) send(ctx context.Context, sig signal, it item, res *telemetry.Res
 		return err
 	}
 	s.records[sig].Add(float64(it.records))
-	s.bytes[sig].Add(float64(it.payload(0, it.records)))
+	s.bytes[sig].Add(float64(it.body))
 	if to == 0 || it.records == 0 {
 		if it.records > 0 {
 			reason := "no_route"

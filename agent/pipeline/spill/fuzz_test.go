@@ -2,6 +2,8 @@ package spill
 
 import (
 	"errors"
+	"fmt"
+	"hash/crc32"
 	"io"
 	"os"
 	"path/filepath"
@@ -21,7 +23,7 @@ func FuzzSegment(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(seg, []byte{})
-	f.Add(seg, formatPosition(cursor{1, 32}))
+	f.Add(seg, formatPosition(cursor{1, 32}, nil))
 	f.Add(seg[:len(seg)-3], []byte("x"))
 	if _, _, err := l.Next(); err != nil {
 		f.Fatal(err)
@@ -43,6 +45,26 @@ func FuzzSegment(f *testing.F) {
 		}
 		if _, _, err := l.Next(); !errors.Is(err, io.EOF) {
 			t.Error(err)
+		}
+	})
+}
+
+// FuzzPosition parses anything as the position file.
+func FuzzPosition(f *testing.F) {
+	f.Add([]byte("nodetap spill position 1: segment 7 offset 4711\nframe 7 4711 30 05\n"))
+	f.Add([]byte("nodetap spill position 1: segment 18446744073709551615 offset -1\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		b = fmt.Appendf(b, sumLine, crc32.Checksum(b, castagnoli))
+		at, partials, ok := parsePosition(b)
+		if !ok {
+			return
+		}
+		if !at.valid() {
+			t.Errorf("%+v", at)
+		}
+		again, p, ok := parsePosition(formatPosition(at, partials))
+		if !ok || again != at || len(p) != len(partials) {
+			t.Errorf("%+v %v became %+v %v (%v)", at, partials, again, p, ok)
 		}
 	})
 }

@@ -1,7 +1,6 @@
 package spill
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -34,8 +33,8 @@ func Open(o Options) (*Log, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("spill: %w", err)
 	}
-	l.saved = l.readPosition()
-	l.nextID = max(l.nextID, l.saved.seg+1)
+	saved := l.readPosition()
+	l.nextID = max(l.nextID, saved.seg+1)
 	var ids []uint64
 	for _, e := range entries {
 		name, isSeg := strings.CutSuffix(e.Name(), ".seg")
@@ -44,7 +43,7 @@ func Open(o Options) (*Log, error) {
 		case strings.HasSuffix(e.Name(), ".bad"):
 			l.bad = append(l.bad, filepath.Join(o.Dir, e.Name()))
 		case !isSeg || err != nil || !e.Type().IsRegular():
-		case id < l.saved.seg:
+		case id < saved.seg:
 			l.remove(l.path(id))
 		default:
 			ids = append(ids, id)
@@ -53,10 +52,15 @@ func Open(o Options) (*Log, error) {
 	sort.Slice(ids, func(i, j int) bool { return ids[i] < ids[j] })
 	for i, id := range ids {
 		from := int64(0)
-		if id == l.saved.seg {
-			from = l.saved.off
+		if id == saved.seg {
+			from = saved.off
 		}
 		seg, from := l.scan(id, from, i == len(ids)-1)
+		for c, p := range l.before {
+			if c.seg == id && c.off >= from && c.off < seg.size {
+				seg.records = max(0, seg.records-p.records)
+			}
+		}
 		l.segs = append(l.segs, seg)
 		l.stats.Bytes += seg.size
 		l.stats.Records += seg.records
@@ -142,87 +146,6 @@ func whole(f *os.File, off int64, h header) bool {
 	sum := crc32.New(castagnoli)
 	n, err := io.Copy(sum, io.NewSectionReader(f, off, int64(h.packed)))
 	return err == nil && n == int64(h.packed) && sum.Sum32() == h.sum
-}
-
-func (l *Log) positionPath() string { return filepath.Join(l.o.Dir, "position") }
-
-// readPosition returns zero, which reads all there is, for what it cannot read.
-func (l *Log) readPosition() cursor {
-	b, err := os.ReadFile(l.positionPath())
-	if err != nil {
-		if !errors.Is(err, fs.ErrNotExist) {
-			l.o.Logger.Warn("cannot read the position in the spill: all of it is sent again", "error", err)
-		}
-		return cursor{}
-	}
-	c, ok := parsePosition(b)
-	if !ok {
-		l.o.Logger.Warn("the position in the spill is damaged: all of it is sent again", "path", l.positionPath())
-	}
-	return c
-}
-
-const positionFormat = "nodetap spill position 1: segment %d offset %d sum %08x\n"
-
-func formatPosition(c cursor) []byte {
-	sum := crc32.Checksum(fmt.Appendf(nil, "%d %d", c.seg, c.off), castagnoli)
-	return fmt.Appendf(nil, positionFormat, c.seg, c.off, sum)
-}
-
-func parsePosition(b []byte) (cursor, bool) {
-	var c cursor
-	var sum uint32
-	if len(b) > 256 {
-		return cursor{}, false
-	}
-	if _, err := fmt.Sscanf(string(b), positionFormat, &c.seg, &c.off, &sum); err != nil {
-		return cursor{}, false
-	}
-	if c.off < 0 || c.seg >= 1<<62 || !bytes.Equal(b, formatPosition(c)) {
-		return cursor{}, false
-	}
-	return c, true
-}
-
-// Save writes down how far all is done, and removes what is done with. Call it
-// at least every second while Dirty.
-func (l *Log) Save() error {
-	l.mu.Lock()
-	l.changed = l.busy // the last segment goes with the Save after this one
-	pos := l.at
-	if len(l.open) > 0 {
-		pos = l.open[0].from
-	}
-	if len(l.segs) == 0 {
-		l.mu.Unlock()
-		return nil
-	}
-	l.mu.Unlock()
-	if pos != l.saved {
-		if err := l.writePosition(pos); err != nil {
-			l.mu.Lock()
-			l.changed = true
-			l.mu.Unlock()
-			return fmt.Errorf("spill: save the position: %w", err)
-		}
-		l.saved = pos
-	}
-	l.reap(pos)
-	l.busy = false
-	return nil
-}
-
-func (l *Log) writePosition(pos cursor) error {
-	tmp := l.positionPath() + ".tmp"
-	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(formatPosition(pos))
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(tmp, l.positionPath())
 }
 
 // reap removes the segments before a position, and the last one too when all of

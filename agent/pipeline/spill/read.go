@@ -36,7 +36,10 @@ func (l *Log) Next() ([]*telemetry.LogBatch, *Frame, error) {
 		}
 		l.mu.Unlock()
 		batches, err := l.frame(h)
-		f := &Frame{l: l, from: l.at}
+		f := newFrame(l, l.at, batches)
+		earlier := l.before[l.at]
+		delete(l.before, l.at)
+		batches = f.without(batches, earlier)
 		l.at.off += h.size()
 		next := int64(0)
 		if l.at.off < seg.size {
@@ -45,14 +48,18 @@ func (l *Log) Next() ([]*telemetry.LogBatch, *Frame, error) {
 			}
 		}
 		l.mu.Lock()
-		n := min(int(h.records), seg.records)
+		n := min(max(0, int(h.records)-earlier.records), seg.records)
 		seg.records -= n
 		seg.oldest = next
 		l.stats.Records -= n
 		l.changed = true
 		if err == nil {
 			l.open = append(l.open, f)
+			l.advance()
 			l.mu.Unlock()
+			if len(batches) == 0 {
+				continue
+			}
 			return batches, f, nil
 		}
 		l.damage(seg)
@@ -60,6 +67,25 @@ func (l *Log) Next() ([]*telemetry.LogBatch, *Frame, error) {
 		l.o.Logger.Error("a spilled frame is damaged", "segment", seg.id, "offset", f.from.off, "records", n, "error", err)
 		l.lost(n)
 	}
+}
+
+// without takes out the batches that were done in an earlier process.
+func (f *Frame) without(batches []*telemetry.LogBatch, earlier partial) []*telemetry.LogBatch {
+	if earlier.records == 0 || len(earlier.slots) != (len(batches)+7)/8 {
+		return batches
+	}
+	var rest []*telemetry.LogBatch
+	f.index = f.index[:0]
+	for i, b := range batches {
+		if earlier.slots[i/8]&(1<<(i%8)) != 0 {
+			f.slots[i].done = true
+			f.left--
+			continue
+		}
+		rest = append(rest, b)
+		f.index = append(f.index, i)
+	}
+	return rest
 }
 
 // seek returns the segment of the next frame, nil if all is read.

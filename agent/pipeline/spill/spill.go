@@ -7,9 +7,9 @@
 // Invariants:
 //
 //   - What Commit returned nil for is on disk (fsync of the file, and of the
-//     directory for a new one) and comes out of Next until its Frame is Done,
-//     also in another process, in the order in which it was appended. A frame
-//     that was done less than a second before a crash may come again.
+//     directory for a new one) and comes out of Next until it is Done,
+//     also in another process, in the order in which it was appended. What was
+//     done less than a second before a crash may come again.
 //   - Nothing that is read back is trusted: frames carry their length and CRC32C.
 //     A torn tail is cut off, a frame whose content is damaged is passed over and
 //     counted, a segment whose headers are damaged is given up from there on. The
@@ -75,8 +75,9 @@ type Log struct {
 
 	r       *os.File // the segment that is read; nil: none
 	rid     uint64
-	at      cursor // the next frame
-	saved   cursor // as the position file says
+	at      cursor             // the next frame
+	saved   []byte             // the position file
+	before  map[cursor]partial // done in an earlier process
 	bad     []string
 	freeAt  time.Time
 	freeErr error
@@ -113,30 +114,50 @@ type Stats struct {
 
 // Frame is a group of batches on disk.
 type Frame struct {
-	l      *Log
-	from   cursor
-	isDone bool
+	l     *Log
+	from  cursor
+	slots []slot // of all its batches
+	index []int  // slot of each batch that Next returned
+	left  int    // slots that are not done
 }
 
-// Done tells that the batches are delivered or given up, and need not come out
-// again.
-func (f *Frame) Done() {
+// slot is one batch of a frame.
+type slot struct {
+	records int
+	done    bool
+}
+
+func newFrame(l *Log, at cursor, batches []*telemetry.LogBatch) *Frame {
+	f := &Frame{l: l, from: at, left: len(batches), slots: make([]slot, len(batches)), index: make([]int, len(batches))}
+	for i, b := range batches {
+		f.slots[i].records, f.index[i] = len(b.Records), i
+	}
+	return f
+}
+
+// Done tells that the i-th batch, as Next returned them or AppendLoaded took
+// them, is delivered or given up, and need not come out again.
+func (f *Frame) Done(i int) {
 	f.l.mu.Lock()
 	defer f.l.mu.Unlock()
-	f.isDone = true
-	f.l.advance()
+	if s := &f.slots[f.index[i]]; !s.done {
+		s.done = true
+		f.left--
+		f.l.changed = true
+		f.l.advance()
+	}
 }
 
 // advance forgets the frames that are done, as far as none before them is open.
 // Locked.
 func (l *Log) advance() {
 	n := 0
-	for n < len(l.open) && l.open[n].isDone {
+	for n < len(l.open) && l.open[n].left == 0 {
 		n++
 	}
 	if n > 0 {
 		l.changed = true
-		l.open = l.open[:copy(l.open, l.open[n:])]
+		l.open = append(l.open[:0], l.open[n:]...)
 	}
 }
 

@@ -43,7 +43,7 @@ func (l *Log) append(batches []*telemetry.LogBatch, loaded bool) (*Frame, error)
 	}
 	p := pending{h: h, at: cursor{l.segs[len(l.segs)-1].id, l.size}}
 	if loaded {
-		p.loaded = &Frame{l: l, from: p.at}
+		p.loaded = newFrame(l, p.at, batches)
 	}
 	l.pending = append(l.pending, p)
 	l.size += h.size()
