@@ -47,11 +47,12 @@ func perFile(got []string) map[string][]string {
 
 func TestOneOfTwoRequiredReceiversDeadForMinutesDoesNotDelayTheOther(t *testing.T) {
 	for _, tc := range []struct {
-		name string
-		dead func(down *atomic.Bool) *backend
+		name   string
+		outage time.Duration
+		dead   func(down *atomic.Bool) *backend
 	}{
-		{"it refuses", dead},
-		{"it hangs", func(down *atomic.Bool) *backend {
+		{"it refuses", 10 * time.Minute, dead},
+		{"it hangs", 3 * time.Minute, func(down *atomic.Bool) *backend {
 			return &backend{delay: func(int) time.Duration {
 				if down.Load() {
 					return 1000 * time.Hour
@@ -59,7 +60,7 @@ func TestOneOfTwoRequiredReceiversDeadForMinutesDoesNotDelayTheOther(t *testing.
 				return 0
 			}}
 		}},
-		{"it asks to wait", func(down *atomic.Bool) *backend {
+		{"it asks to wait", 3 * time.Minute, func(down *atomic.Bool) *backend {
 			return &backend{answer: func(int, []string) error {
 				if down.Load() {
 					return &component.Retry{After: 20 * time.Second, Err: errDown}
@@ -70,7 +71,7 @@ func TestOneOfTwoRequiredReceiversDeadForMinutesDoesNotDelayTheOther(t *testing.
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				const files, every, outage = 5, 50 * time.Millisecond, 10 * time.Minute
+				const files, every = 5, 50 * time.Millisecond
 				var down atomic.Bool
 				a, b := tc.dead(&down), &backend{}
 				r := start(t, Options{StateDir: t.TempDir(), Exporters: []Instance{
@@ -95,11 +96,11 @@ func TestOneOfTwoRequiredReceiversDeadForMinutesDoesNotDelayTheOther(t *testing.
 				}
 				phase(10 * time.Second)
 				down.Store(true)
-				phase(outage)
+				phase(tc.outage)
 				if got := r.value("nodetap_exporter_detached", "exporter", "a"); got != 1 {
-					t.Errorf("detached = %v after %v", got, outage)
+					t.Errorf("detached = %v after %v", got, tc.outage)
 				}
-				if lag := r.value("nodetap_exporter_lag_seconds", "exporter", "a"); lag < (outage - time.Minute).Seconds() {
+				if lag := r.value("nodetap_exporter_lag_seconds", "exporter", "a"); lag < (tc.outage - time.Minute).Seconds() {
 					t.Errorf("lag of the dead one = %v s, the oldest record is on disk", lag)
 				}
 				if lag := r.value("nodetap_exporter_lag_seconds", "exporter", "b/x"); lag > 5 {
