@@ -38,9 +38,18 @@ type pkg struct {
 // path is the package's place in the tree: "agent/pods", "agent" for main.
 func (p *pkg) path() string { return strings.TrimPrefix(strings.TrimPrefix(p.ImportPath, module), "/") }
 
+// family returns the package that path is a part of: agent/pipeline for itself
+// and for agent/pipeline/spill.
+func family(path string) string {
+	parts := strings.SplitN(path, "/", 3)
+	return strings.Join(parts[:min(len(parts), 2)], "/")
+}
+
 // layer of a package of the module: a package imports only what lies in a layer
-// below its own. ok is false for what is no part of the agent (tests, tools).
+// below its own. A package's parts share its layer. ok is false for what is no
+// part of the agent (tests, tools).
 func layer(path string) (n int, ok bool) {
+	path = family(path)
 	switch {
 	case path == "agent/telemetry":
 		return 0, true
@@ -94,7 +103,7 @@ func check(list []*pkg) []string {
 			path, ours := strings.CutPrefix(imp, module+"/")
 			if !ours {
 				for _, h := range homes {
-					if strings.HasPrefix(imp, h.prefix) && area != "test" && !at(p.path(), h.in) {
+					if strings.HasPrefix(imp, h.prefix) && area != "test" && !at(family(p.path()), h.in) {
 						bad(p, "imports %s: %s", imp, h.why)
 					}
 				}
@@ -111,8 +120,10 @@ func check(list []*pkg) []string {
 				bad(p, "imports %s: what is beside the agent does not use its packages", imp)
 			case !toAgent:
 				bad(p, "imports %s: the agent does not use its tests and tools", imp)
-			case path == p.path():
-				// A package's external tests.
+			case family(path) == family(p.path()):
+				// A package's parts, and its external tests.
+			case path != family(path):
+				bad(p, "imports %s, which is a part of %s: no other package imports it", imp, family(path))
 			case to >= from:
 				bad(p, "imports %s: imports go down only", imp)
 			}
@@ -233,6 +244,10 @@ func TestEachRuleCanBeBroken(t *testing.T) {
 		{"main uses everything", mk("agent", "nodetap/agent/config", "nodetap/agent/pipeline", "nodetap/collectors/logs", "nodetap/exporters/prom"), ""},
 		{"a collector", mk("collectors/apm", "nodetap/agent/component", "nodetap/agent/pods", "github.com/cilium/ebpf/ringbuf", "fmt"), ""},
 		{"component", mk("agent/component", "nodetap/agent/pods", "nodetap/agent/metrics", "github.com/prometheus/client_golang/prometheus"), ""},
+		{"the pipeline uses its part", mk("agent/pipeline", "nodetap/agent/pipeline/spill"), ""},
+		{"a part uses component", mk("agent/pipeline/spill", "nodetap/agent/component"), ""},
+		{"a part uses an exporter", mk("agent/pipeline/spill", "nodetap/exporters/prom"), "down only"},
+		{"main uses a package's part", mk("agent", "nodetap/agent/pipeline/spill"), "a part of agent/pipeline"},
 		{"a black-box test", mk("test/integration", "nodetap/agent/pods", "nodetap/exporters/otlp", "go.opentelemetry.io/collector/pdata/plog"), ""},
 		{"a collector uses an exporter", mk("collectors/logs", "nodetap/exporters/otlp"), "down only"},
 		{"a collector's test uses an exporter", tested, "down only"},
