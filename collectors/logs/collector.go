@@ -177,7 +177,7 @@ func (c *Collector) findSelf(ctx context.Context) {
 	if !c.cfg.ExcludeOwnLogs {
 		return
 	}
-	if c.self.uid == "" {
+	if c.self.uid == "" && c.self.pod == "" {
 		t := time.NewTimer(2 * time.Second)
 		defer t.Stop()
 		select {

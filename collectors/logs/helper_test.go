@@ -279,3 +279,26 @@ func (a *agent) counter(name string, min float64) float64 {
 		time.Sleep(time.Millisecond)
 	}
 }
+
+// lookAgainAt waits until the directory has been read once more.
+func (a *agent) lookAgainAt(dir string) {
+	for _, s := range a.list() {
+		if s.key.dir != dir {
+			continue
+		}
+		s.mu.Lock()
+		before := s.scans
+		s.mu.Unlock()
+		for {
+			a.lookAgain(s)
+			time.Sleep(time.Millisecond)
+			s.mu.Lock()
+			now := s.scans
+			s.mu.Unlock()
+			if now > before+1 {
+				return
+			}
+		}
+	}
+	a.n.t.Fatalf("no source in %s", dir)
+}

@@ -98,12 +98,15 @@ func (c *Collector) known(s *source, cand *candidate) bool {
 		c.saw(s, f, cand)
 		return true
 	}
-	if t := s.twins[cand.st.id]; t != nil && t.st == cand.st && (!t.copy || t.of.past == nil) {
+	if t := s.twins[cand.st.id]; t != nil && t.st == cand.st && (!t.copy || t.of.past == nil) && (!t.young || growing(t.st)) {
 		t.seen, t.of.seen = s.scans, s.scans
 		return true
 	}
 	return false
 }
+
+// growing tells whether a file was written to a moment ago.
+func growing(st stat) bool { return time.Since(time.Unix(0, st.mtime)) < missingTime }
 
 func (c *Collector) saw(s *source, f *file, cand *candidate) {
 	f.seen = s.scans
@@ -282,6 +285,12 @@ func (c *Collector) takeCopy(s *source, o *opened) bool {
 				return true
 			}
 			continue
+		}
+		if len(o.begin) < f.head.n && growing(o.st) {
+			s.twins[o.st.id] = &twin{st: o.st, of: f, copy: true, young: true, seen: s.scans}
+			f.seen = s.scans
+			o.close()
+			return true
 		}
 		if f.head.n >= minHead && f.head.beginsWith(o.begin) {
 			if t := f.tail; o.st.size >= f.off {

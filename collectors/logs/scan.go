@@ -24,6 +24,7 @@ type scanner struct {
 	byWD map[int32]*containerDir // the pods' own directories too, with an empty name
 	full int                     // complete scans so far
 	told bool                    // that the directory is missing
+	top  containerDir            // remembers what was refused in it
 }
 
 type podDir struct {
@@ -46,7 +47,7 @@ type containerDir struct {
 func (d *containerDir) path() string { return d.pod.dir + "/" + d.name }
 
 func newScanner(c *Collector) *scanner {
-	sc := &scanner{c: c, root: -1, wd: -1, pods: map[string]*podDir{}, byWD: map[int32]*containerDir{}}
+	sc := &scanner{c: c, root: -1, wd: -1, top: containerDir{pod: &podDir{}}, pods: map[string]*podDir{}, byWD: map[int32]*containerDir{}}
 	n, err := newNotifier()
 	if err != nil {
 		c.meters.errors.WithLabelValues("watch").Inc()
@@ -195,6 +196,14 @@ func (sc *scanner) scanRoot() bool {
 		}
 		pn, ok := parsePodName(name)
 		if !ok {
+			continue
+		}
+		st, err := statAt(fd, name)
+		if err != nil || st.kind() == "" {
+			continue
+		}
+		if kind := st.kind(); kind != "directory" {
+			sc.refuse(&sc.top, name, kind)
 			continue
 		}
 		p := &podDir{name: pn, dir: name, containers: map[string]*containerDir{}, excluded: sc.c.ownPod(pn)}

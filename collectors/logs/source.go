@@ -73,6 +73,9 @@ type twin struct {
 	of   *file
 	copy bool // as copytruncate makes, not a compressed one
 	seen uint64
+	// young: it has less than what would tell whose copy it is, and is being
+	// written
+	young bool
 }
 
 // orphan is a file of the checkpoint that has not been found yet.
