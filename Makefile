@@ -35,6 +35,7 @@ bench: build ## the benchmarks, each with its figures (see README)
 
 soak: ## what takes too long for CI: long fuzzing, five idle minutes, the race detector
 	go test -race ./...
+	test/fuzz.sh 2m
 	test/e2e/run.sh -soak
 
 generate: ## BPF objects and generated pages (needs clang-16; test/setup.sh -clang installs it)

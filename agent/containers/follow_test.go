@@ -29,6 +29,9 @@ type cgroups struct {
 func realCgroups(t *testing.T) *cgroups {
 	t.Helper()
 	if os.Geteuid() != 0 {
+		if os.Getenv("NODETAP_REQUIRE_BPF") == "1" {
+			t.Fatal("NODETAP_REQUIRE_BPF=1, but the tests do not run as root")
+		}
 		t.Skip("needs root to make cgroups")
 	}
 	layout, err := ReadLayout("/sys/fs/cgroup")
