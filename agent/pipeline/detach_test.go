@@ -365,3 +365,55 @@ func TestDiskThatFailsMakesTheSenderWaitWhileTheBackendIsAwayForAMoment(t *testi
 func limitSpill(r *rig, exporter int, bytes int64) {
 	r.queues[signalLogs][exporter].detach.log.Limit(bytes)
 }
+
+// A call that ends while its batches are being written leaves them to the
+// writer, who still reads them.
+func TestCallThatEndsWhileItIsWrittenToDisk(t *testing.T) {
+	for _, writeFails := range []bool{false, true} {
+		t.Run(fmt.Sprintf("fails=%v", writeFails), func(t *testing.T) {
+			p, err := New(Options{StateDir: t.TempDir(), Exporters: []Instance{
+				{Name: "a", Exporter: &backend{}, Required: true, Queue: spillQueue()},
+				{Name: "b", Exporter: &backend{}, Required: true, Queue: spillQueue()},
+			}, Routes: Routes{{Match: Match{Containers: []string{"other"}}, Exporters: []string{"b"}}, {Exporters: []string{"a"}}}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := &counted{t: t}
+			lb := logBatch("f", 0, 3, 10)
+			c.watch(&lb.OnAcked, &lb.OnReleased)
+			if err := p.Sink("test").SendLogs(context.Background(), lb); err != nil {
+				t.Fatal(err)
+			}
+			q := p.queues[signalLogs][0]
+			s := &spiller{p, q}
+			var cl call
+			if !q.next(&cl) {
+				t.Fatal("no call")
+			}
+			it := cl.parts[0].it
+			it.pinned = true // as write does
+			places, err := s.commit([]*item{it}, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			q.settle(cl.parts, nil)
+			c.want(0, 0)
+			if writeFails {
+				s.failed(time.Now(), []*item{it}, nil, errDown)
+			} else {
+				s.wrote([]*item{it}, nil, places)
+				if !q.detach.log.Dirty() {
+					t.Error("its place on disk is not done")
+				}
+			}
+			c.want(1, 1)
+			q.end(&cl)
+			if st := q.state(); st.records != 0 || st.bytes != 0 {
+				t.Errorf("%+v", st)
+			}
+			if err := p.Drain(context.Background()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
