@@ -142,7 +142,7 @@ func (c *Collector) begin(layout containers.Layout) {
 	}
 	c.fast = 0
 	for _, s := range c.sources {
-		if s.fast {
+		if s.when == tierFast {
 			c.fast++
 		}
 	}
@@ -242,6 +242,7 @@ func (c *Collector) addGroup(p string) {
 func (c *Collector) add(u *unit) {
 	u.fds = slices.Repeat([]int32{closed}, len(c.sources))
 	u.fresh = true
+	u.details = len(c.units) // spreads the limits over the rounds
 	if u.c != nil {
 		u.pod = c.podOf(u.c)
 		if u.kind == kindPod {
@@ -311,7 +312,7 @@ func (c *Collector) sample(now time.Time) {
 		return false
 	})
 	for i, u := range c.order {
-		detail := u.fresh || (c.tick+i)%every == 0
+		detail := u.fresh || u.young(now) || (c.tick+i)%every == 0
 		c.sampleUnit(u, detail)
 	}
 	for i := len(c.order) - 1; i >= 0; i-- { // containers before their pods
@@ -335,16 +336,36 @@ func (c *Collector) sample(now time.Time) {
 	c.self.samples.Inc()
 }
 
+// sampleUnit reads what is due of one cgroup. Whose CPU time and memory have not
+// moved since its last details was idle: what cannot have changed is then read
+// as seldom as the limits, so that the many idle cgroups of a node cost little.
 func (c *Collector) sampleUnit(u *unit, detail bool) {
 	last := c.fast
 	if detail {
 		last = len(c.sources)
 		u.read.io = u.read.io[:0]
 	}
+	spec := u.fresh || u.young(c.now) || u.details%specEvery == 0
+	idle := false
 	for i := range last {
+		s := &c.sources[i]
+		if i == c.fast {
+			now := [2]float64{u.read.v[cpuUsage], u.read.v[memUsage]}
+			idle = now == u.moved && u.kind != kindNode
+			u.moved = now
+		}
+		if !spec && (s.when == tierSpec || s.idle && idle) {
+			continue
+		}
+		if s.quota && !u.fresh && u.read.has&(1<<specQuota) == 0 {
+			continue
+		}
 		if c.readSource(u, i); u.gone {
 			return
 		}
+	}
+	if detail {
+		u.details++
 	}
 	if u.kind == kindNode {
 		c.sampleNode(u, detail)

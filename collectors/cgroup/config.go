@@ -28,7 +28,7 @@ import (
 // Config is the section `collectors.cgroup` of the configuration.
 type Config struct {
 	Interval       time.Duration `yaml:"interval" doc:"how often CPU time, throttling and memory in use are read: the age that they have at most in a scrape"`
-	DetailInterval time.Duration `yaml:"detail_interval" doc:"the same for everything else: memory by kind, I/O, network, pids, pressure, limits"`
+	DetailInterval time.Duration `yaml:"detail_interval" doc:"the same for everything else: memory by kind, I/O, network, pids, pressure; limits every sixth time"`
 	MaxOpenFiles   int           `yaml:"max_open_files" doc:"how many files of cgroups stay open; further ones are opened for each reading, which costs more CPU"`
 	SandboxImage   string        `yaml:"sandbox_image" doc:"the image label of pods' sandbox (pause) rows, which carry the network: dashboards leave out rows without an image"`
 	UnknownAfter   time.Duration `yaml:"unknown_after" doc:"how long the rows of a new container wait for its name; then they come without"`

@@ -11,11 +11,26 @@ type source struct {
 	controller string // whose hierarchy has it; "" for cgroup2 itself, wherever the controllers are
 	unified    bool
 	name       string
-	fast       bool // read every interval, else every detail interval
+	when       tier
+	idle       bool // changes only while its tasks run or its memory does
+	quota      bool // says nothing without a CPU quota
 	many       bool // the kernel gives it in pieces
 	owns       []metric
 	parse      func(r *reading, b []byte)
 }
+
+// tier says how often a source is read.
+type tier uint8
+
+const (
+	tierDetail tier = iota // every detail interval
+	tierFast               // every interval
+	tierSpec               // every few detail intervals: what someone has to set
+)
+
+// specEvery is how many detail intervals pass between two looks at limits, and
+// at what has no reason to have changed.
+const specEvery = 6
 
 // reading is where parsers put what they find.
 type reading struct {
@@ -104,9 +119,9 @@ type resolved struct {
 // first.
 func sourcesOf(l containers.Layout) []resolved {
 	var out []resolved
-	for _, fast := range []bool{true, false} {
+	for _, when := range []tier{tierFast, tierSpec, tierDetail} { // limits before what depends on them
 		for _, s := range append(append([]source(nil), v1Sources...), v2Sources...) {
-			if s.fast != fast {
+			if s.when != when {
 				continue
 			}
 			dir, unified := l.Dir(s.controller)

@@ -75,14 +75,17 @@ func (c *Collector) sampleNetwork(p *pod) {
 			from = u
 		}
 	}
-	if from == nil || c.onHostNetwork(p, from.read.pids[0]) {
+	if from == nil {
+		return
+	}
+	p.net.fresh = false
+	if c.onHostNetwork(p, from.read.pids[0]) {
 		return
 	}
 	b, err := c.readFile(c.procPath(from.read.pids[0], "net/dev"))
 	if err != nil {
 		return // its process ended meanwhile
 	}
-	p.net.fresh = false
 	p.net.fill(b)
 }
 

@@ -20,19 +20,21 @@ const (
 // unit is one cgroup that has rows. The sampling goroutine owns it, apart from
 // row, which Collector.mu guards.
 type unit struct {
-	kind  kind
-	path  string
-	c     *containers.Container // nil for kindGroup and kindNode
-	pod   *pod                  // nil for kindGroup and kindNode
-	inode uint64                // grows with the order in which cgroups were made; 0 unknown
-	fds   []int32               // per source; closed or missing below 0
-	read  reading
-	fresh bool // its details have not been read yet
-	gone  bool // the kernel says that the cgroup is removed
-	start float64
-	role  role
-	names *telemetry.Resource // what the row is named by; nil for nobody
-	row   row
+	kind    kind
+	path    string
+	c       *containers.Container // nil for kindGroup and kindNode
+	pod     *pod                  // nil for kindGroup and kindNode
+	inode   uint64                // grows with the order in which cgroups were made; 0 unknown
+	fds     []int32               // per source; closed or missing below 0
+	read    reading
+	fresh   bool       // its details have not been read yet
+	moved   [2]float64 // CPU time and memory in use at its last details
+	details int        // how often they were read
+	gone    bool       // the kernel says that the cgroup is removed
+	start   float64
+	role    role
+	names   *telemetry.Resource // what the row is named by; nil for nobody
+	row     row
 
 	anonymous, anonymousIn *telemetry.Resource // see Collector.anonymous
 }

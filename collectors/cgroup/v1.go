@@ -6,8 +6,8 @@ const ticks = 100
 // v1Sources are the files of cgroup v1
 // (Documentation/admin-guide/cgroup-v1 in the kernel's tree).
 var v1Sources = []source{
-	{controller: "cpuacct", name: "cpuacct.usage", fast: true, owns: []metric{cpuUsage}, parse: value(cpuUsage, 1e9)},
-	{controller: "cpu", name: "cpu.stat", fast: true,
+	{controller: "cpuacct", name: "cpuacct.usage", when: tierFast, owns: []metric{cpuUsage}, parse: value(cpuUsage, 1e9)},
+	{controller: "cpu", name: "cpu.stat", when: tierFast, quota: true,
 		owns: []metric{cfsPeriods, cfsThrottledPeriods, cfsThrottledSeconds, cfsBurstPeriods, cfsBurstSeconds},
 		parse: func(r *reading, b []byte) {
 			pairs(b, func(key []byte, v uint64) {
@@ -25,8 +25,8 @@ var v1Sources = []source{
 				}
 			})
 		}},
-	{controller: "memory", name: "memory.usage_in_bytes", fast: true, owns: []metric{memUsage}, parse: value(memUsage, 1)},
-	{controller: "cpuacct", name: "cpuacct.stat", fast: true, owns: []metric{cpuUser, cpuSystem},
+	{controller: "memory", name: "memory.usage_in_bytes", when: tierFast, owns: []metric{memUsage}, parse: value(memUsage, 1)},
+	{controller: "cpuacct", name: "cpuacct.stat", idle: true, owns: []metric{cpuUser, cpuSystem},
 		parse: func(r *reading, b []byte) {
 			pairs(b, func(key []byte, v uint64) {
 				switch string(key) {
@@ -37,13 +37,13 @@ var v1Sources = []source{
 				}
 			})
 		}},
-	{controller: "memory", name: "memory.stat",
+	{controller: "memory", name: "memory.stat", idle: true,
 		owns:  []metric{memCache, memRSS, memMapped, memSwap, memActiveFile, memInactiveFile, pgfault, pgmajfault, pgfaultAll, pgmajfaultAll},
 		parse: memoryStatV1},
-	{controller: "memory", name: "memory.max_usage_in_bytes", owns: []metric{memMax}, parse: value(memMax, 1)},
-	{controller: "memory", name: "memory.failcnt", owns: []metric{memFailcnt}, parse: value(memFailcnt, 1)},
-	{controller: "memory", name: "memory.kmem.usage_in_bytes", owns: []metric{memKernel}, parse: value(memKernel, 1)},
-	{controller: "memory", name: "memory.oom_control", owns: []metric{oomKills},
+	{controller: "memory", name: "memory.max_usage_in_bytes", idle: true, owns: []metric{memMax}, parse: value(memMax, 1)},
+	{controller: "memory", name: "memory.failcnt", idle: true, owns: []metric{memFailcnt}, parse: value(memFailcnt, 1)},
+	{controller: "memory", name: "memory.kmem.usage_in_bytes", idle: true, owns: []metric{memKernel}, parse: value(memKernel, 1)},
+	{controller: "memory", name: "memory.oom_control", idle: true, owns: []metric{oomKills},
 		parse: func(r *reading, b []byte) {
 			pairs(b, func(key []byte, v uint64) {
 				if string(key) == "oom_kill" { // kernel 4.13
@@ -51,12 +51,12 @@ var v1Sources = []source{
 				}
 			})
 		}},
-	{controller: "memory", name: "memory.limit_in_bytes", owns: []metric{specLimit}, parse: limit(specLimit)},
-	{controller: "memory", name: "memory.memsw.limit_in_bytes", owns: []metric{specSwapLimit}, parse: limit(specSwapLimit)},
-	{controller: "memory", name: "memory.soft_limit_in_bytes", owns: []metric{specReservation}, parse: limit(specReservation)},
-	{controller: "cpu", name: "cpu.cfs_quota_us", owns: []metric{specQuota}, parse: value(specQuota, 1)}, // -1, no number, is none
-	{controller: "cpu", name: "cpu.cfs_period_us", owns: []metric{specPeriod}, parse: value(specPeriod, 1)},
-	{controller: "cpu", name: "cpu.shares", owns: []metric{specShares}, parse: value(specShares, 1)},
+	{controller: "memory", name: "memory.limit_in_bytes", when: tierSpec, owns: []metric{specLimit}, parse: limit(specLimit)},
+	{controller: "memory", name: "memory.memsw.limit_in_bytes", when: tierSpec, owns: []metric{specSwapLimit}, parse: limit(specSwapLimit)},
+	{controller: "memory", name: "memory.soft_limit_in_bytes", when: tierSpec, owns: []metric{specReservation}, parse: limit(specReservation)},
+	{controller: "cpu", name: "cpu.cfs_quota_us", when: tierSpec, owns: []metric{specQuota}, parse: value(specQuota, 1)}, // -1, no number, is none
+	{controller: "cpu", name: "cpu.cfs_period_us", when: tierSpec, owns: []metric{specPeriod}, parse: value(specPeriod, 1)},
+	{controller: "cpu", name: "cpu.shares", when: tierSpec, owns: []metric{specShares}, parse: value(specShares, 1)},
 	// The throttling layer sees all I/O whatever scheduler the device has.
 	{controller: "blkio", name: "blkio.throttle.io_service_bytes_recursive",
 		parse: func(r *reading, b []byte) {
@@ -78,9 +78,9 @@ var v1Sources = []source{
 				}
 			})
 		}},
-	{controller: "pids", name: "pids.current", owns: []metric{threads}, parse: value(threads, 1)},
-	{controller: "pids", name: "pids.max", owns: []metric{threadsMax}, parse: limit(threadsMax)},
-	{controller: "memory", name: "cgroup.procs", many: true, owns: []metric{processes}, parse: procs},
+	{controller: "pids", name: "pids.current", idle: true, owns: []metric{threads}, parse: value(threads, 1)},
+	{controller: "pids", name: "pids.max", when: tierSpec, owns: []metric{threadsMax}, parse: limit(threadsMax)},
+	{controller: "memory", name: "cgroup.procs", idle: true, many: true, owns: []metric{processes}, parse: procs},
 }
 
 // memoryStatV1 takes the totals, which hold the cgroups below too: a pod's row

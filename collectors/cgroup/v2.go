@@ -4,16 +4,16 @@ package cgroup
 // (Documentation/admin-guide/cgroup-v2.rst in the kernel's tree). Its memory.stat
 // and memory.events count the cgroups below too.
 var v2Sources = []source{
-	{controller: "cpu", unified: true, name: "cpu.stat", fast: true,
+	{controller: "cpu", unified: true, name: "cpu.stat", when: tierFast,
 		owns:  []metric{cpuUsage, cpuUser, cpuSystem, cfsPeriods, cfsThrottledPeriods, cfsThrottledSeconds, cfsBurstPeriods, cfsBurstSeconds},
 		parse: cpuStatV2},
-	{controller: "memory", unified: true, name: "memory.current", fast: true, owns: []metric{memUsage}, parse: value(memUsage, 1)},
-	{controller: "memory", unified: true, name: "memory.stat",
+	{controller: "memory", unified: true, name: "memory.current", when: tierFast, owns: []metric{memUsage}, parse: value(memUsage, 1)},
+	{controller: "memory", unified: true, name: "memory.stat", idle: true,
 		owns:  []metric{memCache, memRSS, memMapped, memKernel, memActiveFile, memInactiveFile, pgfault, pgmajfault, pgfaultAll, pgmajfaultAll},
 		parse: memoryStatV2},
-	{controller: "memory", unified: true, name: "memory.swap.current", owns: []metric{memSwap}, parse: value(memSwap, 1)},
-	{controller: "memory", unified: true, name: "memory.peak", owns: []metric{memMax}, parse: value(memMax, 1)}, // kernel 5.19
-	{controller: "memory", unified: true, name: "memory.events", owns: []metric{memFailcnt, oomKills},
+	{controller: "memory", unified: true, name: "memory.swap.current", idle: true, owns: []metric{memSwap}, parse: value(memSwap, 1)},
+	{controller: "memory", unified: true, name: "memory.peak", idle: true, owns: []metric{memMax}, parse: value(memMax, 1)}, // kernel 5.19
+	{controller: "memory", unified: true, name: "memory.events", idle: true, owns: []metric{memFailcnt, oomKills},
 		parse: func(r *reading, b []byte) {
 			pairs(b, func(key []byte, v uint64) {
 				switch string(key) {
@@ -24,10 +24,10 @@ var v2Sources = []source{
 				}
 			})
 		}},
-	{controller: "memory", unified: true, name: "memory.max", owns: []metric{specLimit}, parse: limit(specLimit)},
-	{controller: "memory", unified: true, name: "memory.swap.max", owns: []metric{specSwapLimit}, parse: limit(specSwapLimit)},
-	{controller: "memory", unified: true, name: "memory.min", owns: []metric{specReservation}, parse: limit(specReservation)},
-	{controller: "cpu", unified: true, name: "cpu.max", owns: []metric{specQuota, specPeriod},
+	{controller: "memory", unified: true, name: "memory.max", when: tierSpec, owns: []metric{specLimit}, parse: limit(specLimit)},
+	{controller: "memory", unified: true, name: "memory.swap.max", when: tierSpec, owns: []metric{specSwapLimit}, parse: limit(specSwapLimit)},
+	{controller: "memory", unified: true, name: "memory.min", when: tierSpec, owns: []metric{specReservation}, parse: limit(specReservation)},
+	{controller: "cpu", unified: true, name: "cpu.max", when: tierSpec, owns: []metric{specQuota, specPeriod},
 		parse: func(r *reading, b []byte) {
 			l, _ := line(b)
 			quota, rest := field(l)
@@ -39,7 +39,7 @@ var v2Sources = []source{
 				r.set(specPeriod, float64(v))
 			}
 		}},
-	{controller: "cpu", unified: true, name: "cpu.weight", owns: []metric{specShares},
+	{controller: "cpu", unified: true, name: "cpu.weight", when: tierSpec, owns: []metric{specShares},
 		parse: func(r *reading, b []byte) {
 			if v, _, ok := single(b); ok && v >= 1 {
 				r.set(specShares, sharesOf(float64(v)))
@@ -49,9 +49,9 @@ var v2Sources = []source{
 		parse: func(r *reading, b []byte) {
 			parseIOStat(b, func(d device, c ioCounts) { *r.device(d) = c })
 		}},
-	{controller: "pids", unified: true, name: "pids.current", owns: []metric{threads}, parse: value(threads, 1)},
-	{controller: "pids", unified: true, name: "pids.max", owns: []metric{threadsMax}, parse: limit(threadsMax)},
-	{controller: "memory", unified: true, name: "cgroup.procs", many: true, owns: []metric{processes}, parse: procs},
+	{controller: "pids", unified: true, name: "pids.current", idle: true, owns: []metric{threads}, parse: value(threads, 1)},
+	{controller: "pids", unified: true, name: "pids.max", when: tierSpec, owns: []metric{threadsMax}, parse: limit(threadsMax)},
+	{controller: "memory", unified: true, name: "cgroup.procs", idle: true, many: true, owns: []metric{processes}, parse: procs},
 	// Pressure is cgroup2's own: hybrid hosts have it beside the v1 controllers.
 	{unified: true, name: "cpu.pressure", owns: []metric{psiCPUSome, psiCPUFull}, parse: pressure(psiCPUSome, psiCPUFull)},
 	{unified: true, name: "memory.pressure", owns: []metric{psiMemorySome, psiMemoryFull}, parse: pressure(psiMemorySome, psiMemoryFull)},
