@@ -4,7 +4,7 @@
 // /metrics/cadvisor. It reads cgroup v1, v2 and both at once (hybrid).
 //
 // It reads on a schedule of its own: CPU time, throttling and memory in use
-// every interval (1 s), the rest every detail_interval (5 s), spread over the
+// every interval (1 s), the rest every detail_interval (10 s), spread over the
 // ticks. A scrape never touches the kernel; what it gets is at most that old. The
 // files that are read each second stay open, for a pread costs a twentieth of
 // opening them.
@@ -37,7 +37,7 @@ type Config struct {
 // Default returns the configuration of an empty section.
 func Default() Config {
 	return Config{
-		Interval: time.Second, DetailInterval: 5 * time.Second, MaxOpenFiles: 4096,
+		Interval: time.Second, DetailInterval: 10 * time.Second, MaxOpenFiles: 2000,
 		SandboxImage: "registry.k8s.io/pause", UnknownAfter: 5 * time.Second,
 	}
 }

@@ -172,7 +172,7 @@ func TestScrapeWithoutOpenFilesIsTheSame(t *testing.T) {
 	if c.openFiles != 0 {
 		t.Errorf("%d files are open", c.openFiles)
 	}
-	cfg.MaxOpenFiles = 10
+	cfg.MaxOpenFiles = 10 // less than there are fast ones
 	if c := sampled(t, hostRoot(t, "v2.txt"), cfg, demoPods()); c.openFiles != 10 {
 		t.Errorf("%d files are open, want 10", c.openFiles)
 	}

@@ -110,7 +110,7 @@ func run(agent string, pods, scrapes int, idle time.Duration, config string, bus
 		fmt.Printf("%-32s %8.2f ms of CPU per scrape, %.2f MB\n", f.name, 1000*used/float64(scrapes), float64(size)/1e6)
 	}
 	fmt.Printf("%-32s %8.1f MiB\n", "peak resident memory", float64(n.status("VmHWM:"))/1024)
-	fmt.Printf("%-32s %8d\n", "open files", n.files())
+	fmt.Printf("%-32s %8.1f MiB for %d open files\n", "memory of the kernel", float64(n.kernelMemory())/(1<<20), n.files())
 	return nil
 }
 
@@ -232,12 +232,43 @@ exporters:
 	}
 	n.agent.Stdout, n.agent.Stderr = out, out
 	n.agent.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGTERM}
-	return n.agent.Start()
+	if err := n.agent.Start(); err != nil {
+		return err
+	}
+	// In a cgroup of its own, to see what the kernel keeps on its behalf.
+	for _, h := range n.hierarchies() {
+		if strings.HasSuffix(h, "/cpuset") {
+			continue
+		}
+		if err := mkdir(h, n.base+"/agent"); err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(h, n.base, "agent/cgroup.procs"), []byte(strconv.Itoa(n.agent.Process.Pid)), 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// kernelMemory returns what the kernel charges the agent for beyond its pages.
+func (n *node) kernelMemory() int {
+	if b, err := os.ReadFile("/sys/fs/cgroup/memory" + n.base + "/agent/memory.kmem.usage_in_bytes"); err == nil {
+		v, _ := strconv.Atoi(strings.TrimSpace(string(b)))
+		return v
+	}
+	b, _ := os.ReadFile("/sys/fs/cgroup" + n.base + "/agent/memory.stat")
+	for l := range strings.Lines(string(b)) {
+		if f := strings.Fields(l); len(f) == 2 && f[0] == "kernel" {
+			v, _ := strconv.Atoi(f[1])
+			return v
+		}
+	}
+	return 0
 }
 
 // settle waits until every pod's rows are there, named, twice the same.
 func (n *node) settle(pods int) (series int, size int64, err error) {
-	last := -1
+	last, same := -1, 0
 	for range 60 {
 		time.Sleep(2 * time.Second)
 		var body string
@@ -252,7 +283,10 @@ func (n *node) settle(pods int) (series int, size int64, err error) {
 			}
 		}
 		named := strings.Count(body, "container_memory_working_set_bytes{container=\"main-")
-		if named == 2*pods && series == last {
+		if same++; series != last {
+			same = 0
+		}
+		if named == 2*pods && same >= 4 {
 			return series, size, nil
 		}
 		last = series
