@@ -1,6 +1,9 @@
 package telemetry
 
-import "strconv"
+import (
+	"strconv"
+	"strings"
+)
 
 // Stream is where a container wrote a line.
 type Stream uint8
@@ -141,13 +144,7 @@ func (b *LogBatch) Bytes() int { return len(b.Arena) + len(b.Records)*96 }
 // read again has the same id; a backend can remove what came twice by it.
 func (b *LogBatch) AppendID(dst []byte, i int) []byte {
 	r := &b.Records[i]
-	if res := b.Resource; res != nil && res.PodUID != "" {
-		dst = append(dst, res.PodUID...)
-		dst = append(dst, '/')
-		dst = append(dst, res.Container...)
-	} else {
-		dst = append(dst, b.Source.Path...)
-	}
+	dst = append(dst, b.source()...)
 	dst = append(dst, '/')
 	dst = strconv.AppendInt(dst, int64(b.Source.Restart), 10)
 	dst = append(dst, '/')
@@ -158,4 +155,19 @@ func (b *LogBatch) AppendID(dst []byte, i int) []byte {
 	dst = strconv.AppendInt(dst, r.Pos, 10)
 	dst = append(dst, '+')
 	return strconv.AppendUint(dst, uint64(r.Len), 10)
+}
+
+// source names the log: <pod uid>/<container> as kubelet's path has them, for a
+// static pod's UID there is not the one that the API server tells later; of any
+// other file its whole path.
+func (b *LogBatch) source() string {
+	path := b.Source.Path
+	if b.Resource == nil || b.Resource.Pod == "" {
+		return path
+	}
+	from, to := strings.LastIndexByte(path, '_')+1, strings.LastIndexByte(path, '/')
+	if from == 0 || to <= from {
+		return path
+	}
+	return path[from:to]
 }

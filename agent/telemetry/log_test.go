@@ -4,7 +4,7 @@ import "testing"
 
 func TestLogBatchBodiesAreViewsAndIDsAreSteady(t *testing.T) {
 	fill := func() *LogBatch {
-		b := &LogBatch{Resource: &Resource{PodUID: "u", Container: "c"}, Source: LogSource{Restart: 2}}
+		b := &LogBatch{Resource: &Resource{Pod: "p", PodUID: "told later"}, Source: LogSource{Path: "/var/log/pods/n_p_u/c/2.log", Restart: 2}}
 		b.Append(LogRecord{Time: 255, Pos: 0, Len: 10}, []byte("one"))
 		off := len(b.Arena)
 		b.Arena = append(b.Arena, "two"...)
@@ -37,5 +37,13 @@ func TestZeroIDsPrintEmpty(t *testing.T) {
 	}
 	if got := (SpanID{1}).String(); got != "0100000000000000" {
 		t.Errorf("span id = %q", got)
+	}
+}
+
+func TestIDOfAHostFileHasItsWholePath(t *testing.T) {
+	b := &LogBatch{Resource: &Resource{Node: "n"}, Source: LogSource{Path: "/var/log/my_app/x.log"}}
+	b.Append(LogRecord{Len: 3}, []byte("one"))
+	if got, want := string(b.AppendID(nil, 0)), "/var/log/my_app/x.log/0/0/0/0+3"; got != want {
+		t.Errorf("id = %q, want %q", got, want)
 	}
 }
