@@ -2,6 +2,7 @@ package apm
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -9,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"nodetap/agent/component"
 )
 
 // ways are the system calls that move data, as a client or a server would use
@@ -140,9 +143,17 @@ func TestEveryWayToSendAndReceive(t *testing.T) {
 	}
 }
 
-func TestTheProbeAgrees(t *testing.T) {
+func TestTheProbeTellsWhatTheKernelAllows(t *testing.T) {
 	needBPF(t)
-	if err := Probe(testHost); err != nil {
-		t.Errorf("probe: %v", err)
+	err := Probe(testHost)
+	if lockdown(testHost.Sys) != "confidentiality" {
+		if err != nil {
+			t.Errorf("probe: %v", err)
+		}
+		return
+	}
+	var u *component.Unsupported
+	if !errors.As(err, &u) || !strings.Contains(u.Missing, "lockdown=confidentiality") || u.Grant == "" {
+		t.Errorf("probe of a locked kernel: %v", err)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"flag"
+	"maps"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -31,6 +32,7 @@ func (b binary) name() string { return b.pkg[strings.LastIndexByte(b.pkg, '/')+1
 var matrixBinaries = []binary{
 	{pkg: "nodetap/test/vm/probe"},
 	{pkg: "nodetap/agent/containers"},
+	{pkg: "nodetap/collectors/apm"},
 }
 
 // While working on a package, its tests alone and some of them:
@@ -58,6 +60,38 @@ func binaries() []binary {
 	return out
 }
 
+// Programs that are in no guest; the tests run on the machine itself.
+const noPrograms = "no curl, nginx, node or python in the guest"
+
+// languages are the tests of collectors/apm that want them.
+func languages(more map[string]string) map[string]string {
+	m := map[string]string{
+		"TestOtherLanguages/nginx":   noPrograms,
+		"TestOtherLanguages/node":    noPrograms,
+		"TestOtherLanguages/python3": noPrograms,
+	}
+	maps.Copy(m, more)
+	return m
+}
+
+// untraced are the tests of collectors/apm that trace.
+func untraced() map[string]string {
+	const why = "its programs read kernel memory"
+	return map[string]string{
+		"TestContainersAreTracedAndNamedAndOthersAreNot": why,
+		"TestTheAgentsOwnTrafficGivesNothing":            why,
+		"TestUserAgentsCanBeExcluded":                    why,
+		"TestMetricsRemainWithoutAnExporterOfSpans":      why,
+		"TestAFullRingIsCountedAndPairsStayRight":        why,
+		"TestGoServerAndClientGiveOneSpanEach":           why,
+		"TestChunkedResponsesOfEverySize":                why,
+		"TestPipelinedAndSplitRequests":                  why,
+		"TestConnectionsFromBeforeTheAgentAreSeen":       why,
+		"TestTraceparentIsTaken":                         why,
+		"TestEveryWayToSendAndReceive":                   why,
+	}
+}
+
 // boots is the matrix.
 var boots = []struct {
 	name    string
@@ -68,12 +102,16 @@ var boots = []struct {
 	// lacks names, by binary, the tests that cannot pass on this kernel, and why.
 	lacks map[string]map[string]string
 }{
-	{name: "amd64-6.1", arch: "amd64", meta: "linux-image-cloud-amd64", release: "6.1."},
-	{name: "amd64-6.12", arch: "amd64", meta: "linux-image-6.12-cloud-amd64", release: "6.12."},
-	{name: "arm64-6.1", arch: "arm64", meta: "linux-image-cloud-arm64", release: "6.1."},
+	{name: "amd64-6.1", arch: "amd64", meta: "linux-image-cloud-amd64", release: "6.1.",
+		lacks: map[string]map[string]string{"apm": languages(nil)}},
+	{name: "amd64-6.12", arch: "amd64", meta: "linux-image-6.12-cloud-amd64", release: "6.12.",
+		lacks: map[string]map[string]string{"apm": languages(nil)}},
+	{name: "arm64-6.1", arch: "arm64", meta: "linux-image-cloud-arm64", release: "6.1.",
+		lacks: map[string]map[string]string{"apm": languages(nil)}},
 	{name: "amd64-6.12-lockdown", arch: "amd64", meta: "linux-image-6.12-cloud-amd64", release: "6.12.", append: "lockdown=confidentiality",
 		lacks: map[string]map[string]string{
 			"containers": {"TestFollowsContainers/bpf": "its programs read a path from kernel memory"},
+			"apm":        languages(untraced()),
 		}},
 }
 
