@@ -154,9 +154,21 @@ func (r *run) init() {
 	r.tracker.came = r.rec.pairs.arrived
 	r.tracker.drop = r.stats.drop
 	r.tracker.done = func(x *exchange) { r.rec.done(x, r.now) }
+	r.tracker.skip = r.silence
 	r.tracker.mute = func(sk uint64, c *conn) {
 		_ = k.objs.Conns.Update(sk, &bpfConn{Id: c.id, Muted: 1}, ebpf.UpdateExist) // it may have gone
 	}
+}
+
+// silence tells the kernel that what lies before until is a body of known
+// length.
+func (r *run) silence(c *conn, dir int, until uint32) {
+	var v bpfConn
+	if r.kernel.objs.Conns.Lookup(c.sk, &v) != nil || v.Id != c.id {
+		return
+	}
+	v.Skip[dir], v.SkipOn[dir] = until, 1
+	_ = r.kernel.objs.Conns.Update(c.sk, &v, ebpf.UpdateExist) // it may have gone
 }
 
 // loop reads events until ctx ends.

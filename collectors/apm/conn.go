@@ -41,6 +41,10 @@ type exchange struct {
 	first    uint32 // where in its stream the request begins: the same on both ends
 }
 
+// longBody is how many bytes of a body must be to come for the kernel to be told
+// to be silent about them.
+const longBody = 256 << 10
+
 const maxPipeline = 128 // requests waiting for their response on one connection
 
 // conn is one connection. It pairs requests with responses in order, and rather
@@ -75,6 +79,9 @@ type conn struct {
 	came func(*exchange) // a request has begun; may be nil
 	done func(*exchange)
 	drop func(reason string, n int)
+
+	skip    func(c *conn, dir int, until uint32) // may be nil
+	skipped [2]uint32
 
 	peer        pods.Peer
 	peerOK      bool
@@ -137,6 +144,12 @@ func (c *conn) data(ev *bpfEvent, data []byte) {
 		s.skip(dir, missing, s.next-uint32(missing), ev.Tail[:ev.TailLen], c)
 	} else if s.state == inUnknown {
 		s.tail(dir, data, c)
+	}
+	if s.state == inLength && s.remain > longBody && s.remain < 1<<30 && c.skip != nil {
+		if until := s.next + uint32(s.remain); until != c.skipped[dir] {
+			c.skipped[dir] = until
+			c.skip(c, dir, until)
+		}
 	}
 }
 

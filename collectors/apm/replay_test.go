@@ -425,6 +425,39 @@ func TestBodiesThatMakeNoEventsAreCounted(t *testing.T) {
 	}
 }
 
+func TestTheKernelIsToldOfLongBodiesOnce(t *testing.T) {
+	w := newWire(4096)
+	w.call(dirRecv, crlf("GET /a HTTP/1.1\nHost: h\n\n"), "")
+	head := crlf("HTTP/1.1 200 OK\nContent-Length: 1000000\n\n")
+	end := w.next[dirSend] + uint32(len(head)) + 1000000
+	w.call(dirSend, head+strings.Repeat("x", 1000), "")
+	for range 3 {
+		w.call(dirSend, strings.Repeat("x", 100000), "")
+	}
+	w.unseen = true // as told
+	w.call(dirSend, strings.Repeat("x", 600000), "")
+	w.call(dirSend, strings.Repeat("x", 99000), "")
+	tr := newTracker(10)
+	var told []uint32
+	var done []*exchange
+	tr.note, tr.drop, tr.done = func() {}, func(string, int) {}, func(x *exchange) { done = append(done, x) }
+	tr.skip = func(_ *conn, dir int, until uint32) { told = append(told, until) }
+	var ev bpfEvent
+	for _, b := range w.events {
+		data, err := decode(b, &ev)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tr.handle(&ev, data)
+	}
+	if len(told) != 1 || told[0] != end {
+		t.Errorf("told %v, want %d once", told, end)
+	}
+	if len(done) != 1 || done[0].respBody != 1000000 || done[0].end != int64(ev.Ts) {
+		t.Errorf("%+v", done)
+	}
+}
+
 func TestConnectionsJoinedInTheMiddle(t *testing.T) {
 	c := numbered(4, false)
 	w := c.play(true, 4096, func(_ int, d string) []string { return []string{d[:20], d[20:]} })

@@ -17,6 +17,8 @@ type tracker struct {
 	drop func(reason string, n int)
 	mute func(sk uint64, c *conn) // the kernel need not send more of it; may be nil
 
+	skip func(c *conn, dir int, until uint32) // nor of data before until; may be nil
+
 	closing []*conn
 	refused int // events of connections beyond max
 }
@@ -51,7 +53,7 @@ func (t *tracker) handle(ev *bpfEvent, data []byte) {
 			local:  addrPort(ev.Family, &ev.Laddr, ev.Lport),
 			remote: addrPort(ev.Family, &ev.Raddr, ev.Rport),
 			unsure: ev.Flags&flagNew == 0, // what came before was lost
-			note:   t.note, came: t.came, done: t.done, drop: t.drop, self: -1,
+			note:   t.note, came: t.came, done: t.done, drop: t.drop, skip: t.skip, self: -1,
 		}
 		t.conns[ev.Conn] = c
 	}
