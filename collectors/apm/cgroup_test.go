@@ -229,10 +229,10 @@ func TestMetricsRemainWithoutAnExporterOfSpans(t *testing.T) {
 
 func TestAFullRingIsCountedAndPairsStayRight(t *testing.T) {
 	port := free(t)
-	a := start(t, func(cfg *Config, _ *agent) { cfg.RingBytes = 64 << 10 })
+	a := start(t, func(cfg *Config, _ *agent) { cfg.RingBytes = 8 << 10 }) // two messages fill it
 	helper(t, "go-server", fmt.Sprint(port))
 	listening(t, port)
-	run1(t, "flood", fmt.Sprintf("127.0.0.1:%d", port), "800")
+	run1(t, "flood", fmt.Sprintf("127.0.0.1:%d", port), "100")
 	var ring map[string]float64
 	wait(func() bool {
 		_, ring = a.sum(t, "nodetap_apm_events_dropped_total")

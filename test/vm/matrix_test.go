@@ -7,8 +7,8 @@ import (
 	"context"
 	"encoding/json"
 	"flag"
-	"maps"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -32,7 +32,7 @@ func (b binary) name() string { return b.pkg[strings.LastIndexByte(b.pkg, '/')+1
 var matrixBinaries = []binary{
 	{pkg: "nodetap/test/vm/probe"},
 	{pkg: "nodetap/agent/containers"},
-	{pkg: "nodetap/collectors/apm"},
+	{pkg: "nodetap/collectors/apm", seconds: 420},
 }
 
 // While working on a package, its tests alone and some of them:
