@@ -181,7 +181,7 @@ func fill(root string, files int, size int64, seed uint64) (records int, bytes i
 		buf := make([]byte, 0, 1<<20)
 		for n < size {
 			buf = buf[:0]
-			for len(buf) < 256<<10 {
+			for int64(len(buf)) < min(256<<10, size) {
 				buf = g.next(buf)
 			}
 			k, err := f.Write(buf)

@@ -34,8 +34,7 @@ type options struct {
 	files, rate, runs                  int
 	size, rotate                       int64
 	duration                           time.Duration
-	profile                            string
-	keep                               bool
+	profile, memory                    string
 	seed                               uint64
 }
 
@@ -60,6 +59,7 @@ func main() {
 	flag.DurationVar(&o.duration, "duration", 30*time.Second, "how long (live, idle)")
 	flag.IntVar(&o.runs, "runs", 1, "how often; each run prints its line")
 	flag.StringVar(&o.profile, "profile", "", "file for a CPU profile of the agent (catchup, live)")
+	flag.StringVar(&o.memory, "max-memory", "48MiB", "the collector's max_memory")
 	flag.Uint64Var(&o.seed, "seed", 1, "of the content")
 	flag.Parse()
 	if err := run(o); err != nil {
@@ -193,7 +193,7 @@ func writeConfig(o options, dir string, addrs map[string]string) (string, error)
 	if o.profile != "" {
 		pprof = "pprof: " + addrs["pprof"] + "\n"
 	}
-	config := fmt.Sprintf("log_level: warn\nstate_dir: %s\n%shost: {log: %s}\npods: {api: \"off\"}\ncollectors:\n  logs: {resource_wait: 0s, exclude_own_logs: false}\n  cgroup: {enabled: false}\n  apm: {enabled: false}\nexporters:\n%s", filepath.Join(dir, "state"), pprof, dir, exporter)
+	config := fmt.Sprintf("log_level: warn\nstate_dir: %s\n%shost: {log: %s}\npods: {api: \"off\"}\ncollectors:\n  logs: {resource_wait: 0s, exclude_own_logs: false, max_memory: %s}\n  cgroup: {enabled: false}\n  apm: {enabled: false}\nexporters:\n%s", filepath.Join(dir, "state"), pprof, dir, o.memory, exporter)
 	path := filepath.Join(dir, "nodetap.yaml")
 	return path, os.WriteFile(path, []byte(config), 0o600)
 }
