@@ -13,7 +13,8 @@ import (
 	"time"
 )
 
-// These come last, for they look at all that the others made.
+// These come after the others, for they look at all that those made, and before
+// the overlays, whose agents read the logs of the agents before them.
 
 // What the agent asks of the API server is what manifests/README.md says.
 func TestAPIRequestsAreTheDocumentedOnes(t *testing.T) {
