@@ -259,3 +259,9 @@ func (a *agent) sum(t *testing.T, name string) (total float64, by map[string]flo
 }
 
 var testHost = component.Host{Proc: "/proc", Sys: "/sys", Cgroup: "/sys/fs/cgroup"}
+
+func collect(s metrics.Source) *metrics.Snapshot {
+	r := metrics.NewRegistry()
+	r.Register("/", s)
+	return r.Snapshot("/")
+}

@@ -124,6 +124,9 @@ func makeSpan(x *exchange, f *facts, peer *pods.Peer, start, end int64, attrs []
 		}
 	}
 	c := x.conn
+	if c.remoteText == "" {
+		c.remoteText = c.remote.Addr().String()
+	}
 	str("http.request.method", f.method)
 	if f.method == "_OTHER" {
 		str("http.request.method_original", x.req.method)
@@ -132,7 +135,7 @@ func makeSpan(x *exchange, f *facts, peer *pods.Peer, start, end int64, attrs []
 		str("http.route", f.route)
 		str("url.path", f.path)
 		str("url.scheme", "http")
-		str("client.address", c.remote.Addr().String())
+		str("client.address", c.remoteText)
 	} else {
 		str("url.template", f.route)
 		host := f.host
@@ -150,7 +153,7 @@ func makeSpan(x *exchange, f *facts, peer *pods.Peer, start, end int64, attrs []
 	str("error.type", f.errType)
 	str("server.address", f.host)
 	attrs = append(attrs, telemetry.Int("server.port", int64(f.port)))
-	str("network.peer.address", c.remote.Addr().String())
+	str("network.peer.address", c.remoteText)
 	attrs = append(attrs, telemetry.Int("network.peer.port", int64(c.remote.Port())))
 	str("network.protocol.version", f.version)
 	str("user_agent.original", strings.ToValidUTF8(x.req.userAgent, "\uFFFD"))
