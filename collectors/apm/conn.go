@@ -87,6 +87,7 @@ type conn struct {
 	peerOK      bool
 	peerVersion uint64
 	server      uint64 // of a client: the cgroup at the other end, where a Service hides it
+	remoteText  string // remote's address, once asked for
 	self        int8   // -1 unknown, 0 no, 1 the other end is the agent
 }
 

@@ -315,14 +315,14 @@ func TestOtherLanguages(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "file.txt"), bytes.Repeat([]byte("x"), bodySize), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	servers := map[string]func(port int){
-		"python3": func(port int) {
+	servers := map[string]func(t *testing.T, port int){
+		"python3": func(t *testing.T, port int) {
 			spawn(t, nil, "python3", "-m", "http.server", fmt.Sprint(port), "--bind", "127.0.0.1", "--directory", dir)
 		},
-		"node": func(port int) {
+		"node": func(t *testing.T, port int) {
 			spawn(t, nil, "node", "-e", fmt.Sprintf(`require('http').createServer((q,r)=>{r.write('a'.repeat(100000));setTimeout(()=>r.end('end'),2)}).listen(%d,'127.0.0.1')`, port))
 		},
-		"nginx": func(port int) {
+		"nginx": func(t *testing.T, port int) {
 			conf := filepath.Join(dir, "nginx.conf")
 			text := fmt.Sprintf("daemon off;master_process off;pid %s/pid;error_log stderr;events{}http{access_log off;sendfile on;client_body_temp_path %s/b;proxy_temp_path %s/p;fastcgi_temp_path %s/f;uwsgi_temp_path %s/u;scgi_temp_path %s/s;server{listen 127.0.0.1:%d;root %s;}}", dir, dir, dir, dir, dir, dir, port, dir)
 			if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
@@ -335,7 +335,7 @@ func TestOtherLanguages(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			port := free(t)
 			a := start(t, nil)
-			serve(port)
+			serve(t, port)
 			listening(t, port)
 			url := fmt.Sprintf("http://127.0.0.1:%d/file.txt", port)
 			run1(t, "go-client", url, "10")
