@@ -111,7 +111,7 @@ func TestLogIsLimitedPerKindAndCountsWhatItLeftOut(t *testing.T) {
 
 func testSupervisor() (*supervisor, *prometheus.Registry) {
 	reg := prometheus.NewRegistry()
-	return newSupervisor(slog.New(slog.NewTextHandler(io.Discard, nil)), reg), reg
+	return newSupervisor(slog.New(slog.DiscardHandler), reg), reg
 }
 
 func TestSupervisorRestartsWhatFailsAndPanics(t *testing.T) {

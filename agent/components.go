@@ -41,19 +41,17 @@ type exporterKind struct {
 
 func collector[C any, T component.Collector](name string, defaults func() C, make func(component.Env, C) (T, error)) collectorKind {
 	return collectorKind{
-		Kind: config.Kind{Name: name, New: func() []any { return []any{ptr(defaults())} }},
+		Kind: config.Kind{Name: name, New: func() []any { return []any{new(defaults())} }},
 		make: func(env component.Env, cfg any) (component.Collector, error) { return make(env, *cfg.(*C)) },
 	}
 }
 
 func exporter[C any, T component.Exporter](name string, defaults func() C, make func(component.Env, C) (T, error)) exporterKind {
 	return exporterKind{
-		Kind: config.Kind{Name: name, New: func() []any { return []any{ptr(defaults()), ptr(pipeline.DefaultExporterConfig())} }},
+		Kind: config.Kind{Name: name, New: func() []any { return []any{new(defaults()), new(pipeline.DefaultExporterConfig())} }},
 		make: func(env component.Env, cfg any) (component.Exporter, error) { return make(env, *cfg.(*C)) },
 	}
 }
-
-func ptr[T any](v T) *T { return &v }
 
 // families is what a collector's source can say at a path.
 type families struct {

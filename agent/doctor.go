@@ -232,8 +232,7 @@ func tracing(cfg *configuration, on bool) []finding {
 	f := finding{name: "tracing", detail: "the BPF programs load and attach", ok: err == nil}
 	if err != nil {
 		f.detail, f.loses = err.Error(), "HTTP spans and request metrics; logs and container metrics run"
-		var off *component.Unsupported
-		if errors.As(err, &off) {
+		if off, ok := errors.AsType[*component.Unsupported](err); ok {
 			f.detail, f.grant = "missing: "+off.Missing, off.Grant
 		}
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"net/http"
+	"strings"
 	"sync"
 )
 
@@ -34,13 +35,13 @@ func (h *health) live(w http.ResponseWriter, _ *http.Request) { respond(w, http.
 // ready answers 503 with the names that are waited for.
 func (h *health) ready(w http.ResponseWriter, _ *http.Request) {
 	h.mu.Lock()
-	text := ""
+	var text strings.Builder
 	for name := range h.waiting {
-		text += "waiting for " + name + "\n"
+		text.WriteString("waiting for " + name + "\n")
 	}
 	h.mu.Unlock()
-	if text != "" {
-		respond(w, http.StatusServiceUnavailable, text)
+	if text.String() != "" {
+		respond(w, http.StatusServiceUnavailable, text.String())
 		return
 	}
 	respond(w, http.StatusOK, "ready\n")

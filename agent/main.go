@@ -73,8 +73,7 @@ func command(args []string, stdout, stderr io.Writer) int {
 	cfg, err := loadConfig(*path)
 	if err != nil {
 		fmt.Fprintln(stderr, err)
-		var errs config.Errors
-		if errors.As(err, &errs) {
+		if errs, ok := errors.AsType[config.Errors](err); ok {
 			fmt.Fprintf(stderr, "nodetap: %d error(s) in the configuration\n", len(errs))
 		}
 		return 1

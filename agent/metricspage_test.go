@@ -133,7 +133,7 @@ func selfMetrics(t *testing.T) *capture {
 		t.Fatal(err)
 	}
 	cfg.collectors, cfg.exporters = parsed.Collectors, parsed.Exporters
-	a, err := buildWith(cfg, slog.New(slog.NewTextHandler(io.Discard, nil)), c, prometheus.NewRegistry())
+	a, err := buildWith(cfg, slog.New(slog.DiscardHandler), c, prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -62,8 +62,7 @@ func (s *supervisor) keep(ctx context.Context, name string, running func(bool), 
 			}
 			return
 		}
-		var off *component.Unsupported
-		if errors.As(err, &off) {
+		if off, ok := errors.AsType[*component.Unsupported](err); ok {
 			log.Warn("off: this node does not support it; the rest runs", "missing", off.Missing, "grant", off.Grant, "error", off.Err)
 			return
 		}

@@ -12,8 +12,7 @@ import (
 // contradicts another metric's, which is a programmer's error.
 func Register[C prometheus.Collector](r prometheus.Registerer, c C) C {
 	err := r.Register(c)
-	var already prometheus.AlreadyRegisteredError
-	if errors.As(err, &already) {
+	if already, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); ok {
 		if old, ok := already.ExistingCollector.(C); ok {
 			return old
 		}

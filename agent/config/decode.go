@@ -189,7 +189,7 @@ func (d *decoder) decode(key, n *yaml.Node, path string, v reflect.Value) {
 	if isNull(n) { // "key:" with nothing behind it leaves the default
 		return
 	}
-	if _, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok || v.Type() == durationType {
+	if _, ok := reflect.TypeAssert[encoding.TextUnmarshaler](v.Addr()); ok || v.Type() == durationType {
 		d.scalar(n, path, v)
 		return
 	}
@@ -259,7 +259,7 @@ func set(v reflect.Value, s string) error {
 		v.SetInt(int64(t))
 		return err
 	}
-	if u, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
+	if u, ok := reflect.TypeAssert[encoding.TextUnmarshaler](v.Addr()); ok {
 		if err := u.UnmarshalText([]byte(s)); err != nil {
 			return &textError{err}
 		}
@@ -299,7 +299,7 @@ func want(v reflect.Value) string {
 	if v.Type() == durationType {
 		return `a duration such as "500ms" or "10s"`
 	}
-	if _, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
+	if _, ok := reflect.TypeAssert[encoding.TextUnmarshaler](v.Addr()); ok {
 		return typeName(v.Type())
 	}
 	switch v.Kind() {

@@ -51,7 +51,7 @@ func describe(path string, target any) []Key {
 		if fv.Kind() == reflect.Pointer {
 			fv = reflect.New(fv.Type().Elem()).Elem()
 		}
-		_, text := fv.Addr().Interface().(encoding.TextUnmarshaler)
+		_, text := reflect.TypeAssert[encoding.TextUnmarshaler](fv.Addr())
 		switch {
 		case fv.Kind() == reflect.Struct && !text:
 			out = append(out, describe(p, fv.Addr().Interface())...)
@@ -91,7 +91,7 @@ func typeName(t reflect.Type) string {
 }
 
 func show(v reflect.Value) string {
-	if m, ok := v.Interface().(encoding.TextMarshaler); ok {
+	if m, ok := reflect.TypeAssert[encoding.TextMarshaler](v); ok {
 		if b, err := m.MarshalText(); err == nil {
 			return string(b)
 		}
@@ -109,7 +109,7 @@ func show(v reflect.Value) string {
 			return "[" + strings.Join(parts, ", ") + "]"
 		}
 	case reflect.Int64:
-		if d, ok := v.Interface().(time.Duration); ok {
+		if d, ok := reflect.TypeAssert[time.Duration](v); ok {
 			return shortDuration(d)
 		}
 	}

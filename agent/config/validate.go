@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -76,7 +77,7 @@ func flatten(err error) []error {
 	if err == nil {
 		return nil
 	}
-	if j, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // the joined list itself is meant
+	if j, ok := err.(interface{ Unwrap() []error }); ok {
 		var out []error
 		for _, e := range j.Unwrap() {
 			out = append(out, flatten(e)...)
@@ -90,10 +91,8 @@ func validateSettings(s *Settings) error {
 	var errs []error
 	bad := func(key, msg string) { errs = append(errs, &component.FieldError{Key: key, Msg: msg}) }
 	oneOf := func(key, got string, valid ...string) {
-		for _, v := range valid {
-			if got == v {
-				return
-			}
+		if slices.Contains(valid, got) {
+			return
 		}
 		bad(key, "must be one of "+strings.Join(valid, ", ")+", not \""+got+"\"")
 	}

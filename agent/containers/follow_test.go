@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -68,8 +69,8 @@ func (g *cgroups) remove(p string) {
 			}
 			return nil
 		})
-		for i := len(all) - 1; i >= 0; i-- {
-			unix.Rmdir(all[i])
+		for _, a := range slices.Backward(all) {
+			unix.Rmdir(a)
 		}
 	}
 }
@@ -120,10 +121,8 @@ func (rec *recorder) wait(t *testing.T, want string) {
 		rec.mu.Lock()
 		got := append([]string(nil), rec.got...)
 		rec.mu.Unlock()
-		for _, g := range got {
-			if g == want {
-				return
-			}
+		if slices.Contains(got, want) {
+			return
 		}
 		select {
 		case <-rec.came:

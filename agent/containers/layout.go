@@ -60,7 +60,7 @@ func ReadLayout(root string) (Layout, error) {
 func (l *Layout) setUnified(dir string) {
 	l.Unified = dir
 	b, _ := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
-	for _, c := range strings.Fields(string(b)) {
+	for c := range strings.FieldsSeq(string(b)) {
 		l.v2[c] = true
 	}
 }

@@ -240,10 +240,10 @@ func (l *loop) mainAdded(n *node) {
 		Kind: what.kind, ID: what.id, PodUID: what.podUID, Runtime: what.runtime, Nested: what.nested,
 		Path: n.path, FirstSeen: time.Now(), Existing: l.first,
 	}
-	switch {
-	case l.unified == nil:
+	switch l.unified {
+	case nil:
 		l.r.put(c, nil)
-	case l.unified == l.main:
+	case l.main:
 		c.CgroupID = n.id
 		l.r.put(c, n)
 	default:

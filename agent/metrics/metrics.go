@@ -11,6 +11,7 @@
 package metrics
 
 import (
+	"slices"
 	"sort"
 	"strings"
 
@@ -107,12 +108,7 @@ func NewLabels(pairs []Label, keepEmpty ...string) *Labels {
 var escaper = strings.NewReplacer(`\`, `\\`, "\n", `\n`, `"`, `\"`)
 
 func contains(list []string, s string) bool {
-	for _, v := range list {
-		if v == s {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(list, s)
 }
 
 // Text returns the labels in the text format without braces: a="x",b="y". ""

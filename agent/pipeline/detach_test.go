@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -33,16 +32,6 @@ func spillQueue() QueueConfig {
 	c.Flush = 100 * time.Millisecond
 	c.Spill = SpillConfig{MaxBytes: 64 << 20}
 	return c
-}
-
-// sorted returns the lines per file in the order in which they came.
-func perFile(got []string) map[string][]string {
-	m := map[string][]string{}
-	for _, g := range got {
-		path, body, _ := strings.Cut(g, ":")
-		m[path] = append(m[path], body)
-	}
-	return m
 }
 
 func TestOneOfTwoRequiredReceiversDeadForMinutesDoesNotDelayTheOther(t *testing.T) {

@@ -79,8 +79,7 @@ func (w *worker) try(ctx context.Context, parts []part) {
 		if ctx.Err() != nil {
 			return
 		}
-		var perm *component.Permanent
-		if errors.As(err, &perm) {
+		if perm, ok := errors.AsType[*component.Permanent](err); ok {
 			q.m.permanent.Inc()
 			w.refuse(ctx, parts, perm)
 			return

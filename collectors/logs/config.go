@@ -24,7 +24,7 @@ type Config struct {
 	DeletedLinger   time.Duration  `yaml:"deleted_linger" doc:"How long a deleted file is held open after its last write; zero is the default."`
 	ResourceWait    time.Duration  `yaml:"resource_wait" doc:"How long the lines of a new container wait for its pod's labels and its id before they are sent with what the path tells; zero does not wait."`
 	SaveInterval    time.Duration  `yaml:"checkpoint_interval" doc:"How often positions are written and synced; what is acknowledged in between is journalled at once; zero is the default, at most 1s."`
-	DrainTimeout    time.Duration  `yaml:"drain_timeout" doc:"How long the collector waits at stop for what it has sent to be acknowledged; zero does not wait."`
+	DrainTimeout    time.Duration  `yaml:"drain_timeout" doc:"How long the collector waits at stop for what it has sent to be acknowledged, so that its position is saved. Keep it above the drain_timeout at the top of the file, which ends the wait sooner; zero does not wait."`
 	Workers         int            `yaml:"workers" doc:"Number of goroutines that read; zero is one per CPU that the agent may use, at most 4."`
 	ExcludeOwnLogs  bool           `yaml:"exclude_own_logs" doc:"Whether the logs of the agent's own pod are left out; false collects them."`
 	MaxPartialBytes component.Size `yaml:"max_partial_bytes" doc:"Bytes of unfinished lines held for all containers together, above which the longest are cut; zero is the default."`
@@ -45,7 +45,7 @@ func Default() Config {
 		DeletedLinger:   30 * time.Second,
 		ResourceWait:    2 * time.Second,
 		SaveInterval:    time.Second,
-		DrainTimeout:    5 * time.Second,
+		DrainTimeout:    25 * time.Second,
 		ExcludeOwnLogs:  true,
 		MaxPartialBytes: 12 << 20,
 	}

@@ -118,7 +118,7 @@ func TestDemoShowsEverySignalTaggedAndLeavesNothingBehind(t *testing.T) {
 	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
 		t.Fatal(err)
 	}
-	for range lines { //nolint:revive // what comes while it ends is of no interest
+	for range lines {
 	}
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("it did not end well: %v", err)
