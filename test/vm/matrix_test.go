@@ -32,7 +32,9 @@ func (b binary) name() string { return b.pkg[strings.LastIndexByte(b.pkg, '/')+1
 var matrixBinaries = []binary{
 	{pkg: "nodetap/test/vm/probe"},
 	{pkg: "nodetap/agent/containers"},
+	{pkg: "nodetap/collectors/cgroup"},
 	{pkg: "nodetap/collectors/apm", seconds: 420},
+	{pkg: "nodetap/test/vm/node", seconds: 240, agent: true},
 }
 
 // While working on a package, its tests alone and some of them:
@@ -60,36 +62,9 @@ func binaries() []binary {
 	return out
 }
 
-// Programs that are in no guest; the tests run on the machine itself.
-const noPrograms = "no curl, nginx, node or python in the guest"
-
-// languages are the tests of collectors/apm that want them.
-func languages(more map[string]string) map[string]string {
-	m := map[string]string{
-		"TestOtherLanguages/nginx":   noPrograms,
-		"TestOtherLanguages/node":    noPrograms,
-		"TestOtherLanguages/python3": noPrograms,
-	}
-	maps.Copy(m, more)
-	return m
-}
-
-// untraced are the tests of collectors/apm that trace.
-func untraced() map[string]string {
-	const why = "its programs read kernel memory"
-	return map[string]string{
-		"TestContainersAreTracedAndNamedAndOthersAreNot": why,
-		"TestTheAgentsOwnTrafficGivesNothing":            why,
-		"TestUserAgentsCanBeExcluded":                    why,
-		"TestMetricsRemainWithoutAnExporterOfSpans":      why,
-		"TestAFullRingIsCountedAndPairsStayRight":        why,
-		"TestGoServerAndClientGiveOneSpanEach":           why,
-		"TestChunkedResponsesOfEverySize":                why,
-		"TestPipelinedAndSplitRequests":                  why,
-		"TestConnectionsFromBeforeTheAgentAreSeen":       why,
-		"TestTraceparentIsTaken":                         why,
-		"TestEveryWayToSendAndReceive":                   why,
-	}
+// everywhere holds what no guest can run, as boots' lacks do.
+var everywhere = map[string]map[string]string{
+	"apm": {"TestOtherLanguages": "a guest has no programs but ours"},
 }
 
 // boots is the matrix.
@@ -101,21 +76,21 @@ var boots = []struct {
 	append  string // kernel command line
 	// lacks names, by binary, the tests that cannot pass on this kernel, and why.
 	lacks map[string]map[string]string
+	// refuses says, by binary, how the code under test words it that this kernel
+	// refuses all that it is for. Its tests may fail with these words.
+	refuses map[string]string
 }{
-	{name: "amd64-6.1", arch: "amd64", meta: "linux-image-cloud-amd64", release: "6.1.",
-		lacks: map[string]map[string]string{"apm": languages(nil)}},
-	{name: "amd64-6.12", arch: "amd64", meta: "linux-image-6.12-cloud-amd64", release: "6.12.",
-		lacks: map[string]map[string]string{"apm": languages(nil)}},
-	{name: "arm64-6.1", arch: "arm64", meta: "linux-image-cloud-arm64", release: "6.1.",
-		lacks: map[string]map[string]string{"apm": languages(nil)}},
+	{name: "amd64-6.1", arch: "amd64", meta: "linux-image-cloud-amd64", release: "6.1."},
+	{name: "amd64-6.12", arch: "amd64", meta: "linux-image-6.12-cloud-amd64", release: "6.12."},
+	{name: "arm64-6.1", arch: "arm64", meta: "linux-image-cloud-arm64", release: "6.1."},
 	{name: "amd64-6.12-lockdown", arch: "amd64", meta: "linux-image-6.12-cloud-amd64", release: "6.12.", append: "lockdown=confidentiality",
 		lacks: map[string]map[string]string{
 			"containers": {"TestFollowsContainers/bpf": "its programs read a path from kernel memory"},
-			"apm":        languages(untraced()),
-		}},
+		},
+		refuses: map[string]string{"apm": "the kernel runs with lockdown=confidentiality"}},
 }
 
-// The emulators of this many guests run at a time; each has two threads.
+// The emulators of this many guests run at a time, one thread each.
 const atOnce = 2
 
 func TestKernels(t *testing.T) {
@@ -169,13 +144,13 @@ func TestKernels(t *testing.T) {
 			if err != nil {
 				t.Errorf("%v; the console ends with:\n%s", err, tail(g.console, 4000))
 			}
-			report(t, events, b.lacks)
+			report(t, events, b.lacks, b.refuses)
 		})
 	}
 }
 
 // report turns a guest's events into one subtest per binary.
-func report(t *testing.T, events []plan.Event, lacks map[string]map[string]string) {
+func report(t *testing.T, events []plan.Event, lacks map[string]map[string]string, refuses map[string]string) {
 	lines := map[string][]string{}
 	exits := map[string]plan.Event{}
 	var kernel []string
@@ -195,11 +170,15 @@ func report(t *testing.T, events []plan.Event, lacks map[string]map[string]strin
 	}
 	for _, b := range binaries() {
 		t.Run(b.name(), func(t *testing.T) {
-			known := lacks[b.name()]
+			known := maps.Clone(lacks[b.name()])
+			if known == nil {
+				known = map[string]string{}
+			}
+			maps.Copy(known, everywhere[b.name()])
 			if *guestRun != "" {
 				known = nil // it may name tests that do not run
 			}
-			summary, faults := judge(results(lines[b.name()]), exits[b.name()], known)
+			summary, faults := judge(results(lines[b.name()]), exits[b.name()], known, refuses[b.name()])
 			t.Log(summary)
 			for _, f := range faults {
 				t.Error(f)

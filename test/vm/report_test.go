@@ -70,14 +70,26 @@ func results(lines []string) []result {
 
 // judge reports what a binary's run on a kernel proves. lacks names the tests
 // that cannot pass there, with the reason: they may skip or fail. An entry that
-// names a test which passes is a fault too, so that the list stays true.
-func judge(results []result, exit plan.Event, lacks map[string]string) (summary string, faults []string) {
-	passed, known, failed := 0, map[string]bool{}, 0
-	refused := false // a known test failed, which fails its parents and the program too
+// names a test which passes is a fault too, so that the list stays true. A name
+// stands for the test's subtests too. refusal, unless "", is what a test says
+// that fails because the kernel refuses all that the package is for; then one
+// test at least has to say it.
+func judge(results []result, exit plan.Event, lacks map[string]string, refusal string) (summary string, faults []string) {
+	passed, failed := 0, 0
+	known := map[string]bool{} // tests
+	used := map[string]bool{}  // entries of lacks
+	refused := false           // a known test failed, which fails its parents and the program too
+	saidIt := false
 	for _, r := range results {
-		if _, ok := lacks[r.name]; ok && (r.status == "SKIP" || r.status == "FAIL") {
-			known[r.name] = true
-			refused = refused || r.status == "FAIL"
+		if refusal != "" && r.status == "FAIL" && strings.Contains(strings.Join(r.output, "\n"), refusal) {
+			known[r.name], saidIt, refused = true, true, true
+		}
+		for name := range lacks {
+			below := strings.HasPrefix(r.name, name+"/")
+			if (r.name == name || below) && (r.status == "SKIP" || r.status == "FAIL") {
+				known[r.name], used[name] = true, true
+				refused = refused || r.status == "FAIL"
+			}
 		}
 	}
 	for _, r := range results {
@@ -100,9 +112,12 @@ func judge(results []result, exit plan.Event, lacks map[string]string) (summary 
 		}
 	}
 	for name, reason := range lacks {
-		if !known[name] {
+		if !used[name] {
 			faults = append(faults, fmt.Sprintf("%s is said to be impossible here (%s) but passed or did not run: take it off the list", name, reason))
 		}
+	}
+	if refusal != "" && !saidIt {
+		faults = append(faults, fmt.Sprintf("no test failed with %q: this kernel refuses nothing any more", refusal))
 	}
 	switch {
 	case exit.Kind != plan.Exit:
@@ -167,6 +182,7 @@ func TestJudge(t *testing.T) {
 		results []result
 		exit    plan.Event
 		lacks   string // name of a test
+		refusal string
 		faults  int
 	}{
 		"all passed":     {results: []result{a}, exit: ok},
@@ -177,8 +193,14 @@ func TestJudge(t *testing.T) {
 		"known is gone":  {results: []result{a}, exit: ok, lacks: "TestC", faults: 1},
 		"failed":         {results: []result{a, test("TestB", "FAIL")}, exit: one, faults: 2},
 		"known fails":    {results: []result{a, test("TestB", "FAIL"), test("TestB/c", "FAIL")}, exit: one, lacks: "TestB/c"},
+		"below known":    {results: []result{a, test("TestB", "FAIL"), test("TestB/c", "FAIL")}, exit: one, lacks: "TestB"},
+		"below skips":    {results: []result{a, test("TestB", "PASS"), test("TestB/c", "SKIP")}, exit: ok, lacks: "TestB"},
 		"sibling fails":  {results: []result{a, test("TestB", "FAIL"), test("TestB/c", "FAIL"), test("TestB/d", "FAIL")}, exit: one, lacks: "TestB/c", faults: 2},
 		"parent fails":   {results: []result{a, test("TestB", "FAIL", "why"), test("TestB/c", "FAIL")}, exit: one, lacks: "TestB/c", faults: 1},
+		"refused":        {results: []result{a, test("TestB", "FAIL", "kernel says no")}, exit: one, refusal: "says no"},
+		"parent refused": {results: []result{a, test("TestB", "FAIL"), test("TestB/c", "FAIL", "says no")}, exit: one, refusal: "says no"},
+		"none refused":   {results: []result{a}, exit: ok, refusal: "says no", faults: 1},
+		"other reason":   {results: []result{a, test("TestB", "FAIL", "bad"), test("TestC", "FAIL", "says no")}, exit: one, refusal: "says no", faults: 1},
 		"known panics":   {results: []result{a, test("TestB", "FAIL")}, exit: plan.Event{Kind: plan.Exit, Code: 2}, lacks: "TestB", faults: 1},
 		"did not end":    {results: []result{a, test("TestB", "")}, exit: plan.Event{Kind: plan.Exit, Code: 2}, faults: 2},
 		"killed":         {results: []result{a}, exit: plan.Event{Kind: plan.Exit, Code: -1, Text: "killed"}, faults: 1},
@@ -190,7 +212,7 @@ func TestJudge(t *testing.T) {
 			if c.lacks != "" {
 				lacks[c.lacks] = "why"
 			}
-			if _, faults := judge(c.results, c.exit, lacks); len(faults) != c.faults {
+			if _, faults := judge(c.results, c.exit, lacks, c.refusal); len(faults) != c.faults {
 				t.Errorf("%d faults, want %d: %q", len(faults), c.faults, faults)
 			}
 		})

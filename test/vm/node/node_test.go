@@ -48,6 +48,8 @@ func TestNode(t *testing.T) {
 	}
 	t.Run("a container that ended is gone", func(t *testing.T) { checkGone(t, burner, burn) })
 	t.Run("nothing about itself", func(t *testing.T) {
+		a.mu.Lock()
+		defer a.mu.Unlock()
 		for _, r := range a.printed {
 			if r.Resource["k8s.namespace.name"] == "nodetap" {
 				t.Errorf("a record about the agent: %+v", r)
@@ -57,6 +59,15 @@ func TestNode(t *testing.T) {
 			t.Errorf("lines on stdout that are no records: %q", a.foreign)
 		}
 	})
+	if t.Failed() {
+		body, err := get("/metrics")
+		t.Logf("the agent about itself (%v):", err)
+		for line := range strings.Lines(body) {
+			if strings.HasPrefix(line, "nodetap_") && !strings.HasSuffix(line, " 0\n") {
+				t.Log(strings.TrimSpace(line))
+			}
+		}
+	}
 	t.Run("SIGTERM ends it", func(t *testing.T) {
 		if err := a.stop(t); err != nil {
 			t.Error(err)
@@ -155,6 +166,17 @@ func pressure(t *testing.T, p *pod, what string) float64 {
 // checkSpans sends requests over a connection that is older than the agent and
 // over a new one, and wants a client's and a server's span of each.
 func checkSpans(t *testing.T, a *agent, old *caller, web, client *pod) {
+	// Hooking in takes seconds here. What went over the wire before is lost, so
+	// the count begins when both ends are seen.
+	eventually(t, "a first span of both ends", func() error {
+		old.call(t, "GET", warmUp, "200")
+		for _, p := range []*pod{web, client} {
+			if len(a.records("span", p)) == 0 {
+				return fmt.Errorf("none of %s, %d of any pod", p.name, a.count("span"))
+			}
+		}
+		return nil
+	})
 	fresh := startCaller(t, client, "127.0.0.1:8080")
 	want := map[string]int{}
 	for range 10 {
@@ -174,6 +196,9 @@ func checkSpans(t *testing.T, a *agent, old *caller, web, client *pod) {
 		eventually(t, side.kind+" spans", func() error {
 			got := map[string]int{}
 			for _, r := range a.records("span", side.pod) {
+				if strings.Contains(r.Name, warmUp) {
+					continue
+				}
 				if r.Kind != side.kind {
 					return fmt.Errorf("a %s span of %s: %+v", r.Kind, side.pod.name, r)
 				}
@@ -189,6 +214,8 @@ func checkSpans(t *testing.T, a *agent, old *caller, web, client *pod) {
 		})
 	}
 }
+
+const warmUp = "/warm-up"
 
 func checkTracingIsOff(t *testing.T, a *agent, calls *caller) {
 	for range 5 {
