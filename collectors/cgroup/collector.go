@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -68,7 +67,6 @@ type Collector struct {
 
 	mu          sync.Mutex // guards rows and what follows
 	rows        []*unit    // by path; the source reads row alone
-	sampled     atomic.Int64
 	machineRows []machineRow
 }
 
@@ -88,7 +86,7 @@ func newCollector(env component.Env, cfg Config, pods podStore, reg registry) *C
 		buf:     make([]byte, 16<<10), came: make(chan struct{}, 1),
 		devices: devices{sys: env.Host.Sys, names: map[device]string{}},
 	}
-	c.self = newSelfMetrics(env.Registerer, c)
+	c.self = newSelfMetrics(env.Registerer)
 	return c
 }
 
@@ -332,7 +330,7 @@ func (c *Collector) sample(now time.Time) {
 		c.nameRows()
 	}
 	c.show()
-	c.sampled.Store(now.UnixNano())
+	c.self.last.Set(float64(now.UnixMilli()) / 1000)
 	c.self.samples.Inc()
 }
 
@@ -378,28 +376,23 @@ func (u *unit) young(now time.Time) bool {
 	return u.c != nil && now.Sub(u.c.FirstSeen) < 5*time.Second
 }
 
-func (c *Collector) age() float64 {
-	at := c.sampled.Load()
-	if at == 0 {
-		return 0
-	}
-	return time.Since(time.Unix(0, at)).Seconds()
-}
-
 type selfMetrics struct {
 	samples prometheus.Counter
 	seconds prometheus.Counter
+	last    prometheus.Gauge
 	errors  *prometheus.CounterVec
 }
 
-func newSelfMetrics(reg prometheus.Registerer, c *Collector) *selfMetrics {
+func newSelfMetrics(reg prometheus.Registerer) *selfMetrics {
 	m := &selfMetrics{
 		samples: prometheus.NewCounter(prometheus.CounterOpts{Name: "nodetap_cgroup_samples_total", Help: "Rounds of reading the cgroups."}),
 		seconds: prometheus.NewCounter(prometheus.CounterOpts{Name: "nodetap_cgroup_sampling_seconds_total", Help: "Time spent in them."}),
+		last:    prometheus.NewGauge(prometheus.GaugeOpts{Name: "nodetap_cgroup_last_sample_timestamp_seconds", Help: "When the last round ended, unix time: a scrape's CPU and memory are that old."}),
 		errors: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nodetap_cgroup_errors_total",
 			Help: "Files of cgroups that could not be opened or read, apart from missing ones."}, []string{"op"}),
 	}
 	m.samples = component.Register(reg, m.samples)
+	m.last = component.Register(reg, m.last)
 	m.seconds = component.Register(reg, m.seconds)
 	m.errors = component.Register(reg, m.errors)
 	return m
