@@ -313,8 +313,8 @@ func (c *Collector) sample(now time.Time) {
 		detail := u.fresh || u.young(now) || (c.tick+i)%every == 0
 		c.sampleUnit(u, detail)
 	}
-	for i := len(c.order) - 1; i >= 0; i-- { // containers before their pods
-		if u := c.order[i]; u.start == 0 && (c.tick+i)%every == 0 || u.fresh {
+	for i, u := range slices.Backward(c.order) { // containers before their pods
+		if u.start == 0 && (c.tick+i)%every == 0 || u.fresh {
 			c.findStart(u)
 			u.fresh = false
 		}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -169,9 +170,9 @@ func (n *realNode) remove(p string) {
 			}
 			return nil
 		})
-		for i := len(all) - 1; i >= 0; i-- {
+		for _, dir := range slices.Backward(all) {
 			for range 100 { // a process that was killed leaves its cgroup a little later
-				if unix.Rmdir(all[i]) != unix.EBUSY {
+				if unix.Rmdir(dir) != unix.EBUSY {
 					break
 				}
 				time.Sleep(10 * time.Millisecond)

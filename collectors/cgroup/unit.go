@@ -1,6 +1,8 @@
 package cgroup
 
 import (
+	"errors"
+
 	"golang.org/x/sys/unix"
 
 	"nodetap/agent/containers"
@@ -105,9 +107,9 @@ func (c *Collector) readSource(u *unit, i int) {
 		if fd, keep, err = c.open(u, i); err != nil {
 			// A runtime makes the cgroups of the v1 hierarchies one after another:
 			// a file that is missing at first may come.
-			if err == unix.ENOENT && !u.young(c.now) {
+			if missingFile := errors.Is(err, unix.ENOENT); missingFile && !u.young(c.now) {
 				u.fds[i] = missing
-			} else if err != unix.ENOENT {
+			} else if !missingFile {
 				c.self.errors.WithLabelValues("open").Inc()
 			}
 			return
@@ -119,12 +121,12 @@ func (c *Collector) readSource(u *unit, i int) {
 		}
 	}
 	b, err := c.pread(fd, src.many)
-	switch err {
-	case nil:
+	switch {
+	case err == nil:
 		src.parse(&u.read, b)
-	case unix.ENODEV:
+	case errors.Is(err, unix.ENODEV):
 		u.gone = true
-	case unix.EOPNOTSUPP: // pressure without psi=1, cgroup.procs of a threaded cgroup
+	case errors.Is(err, unix.EOPNOTSUPP): // pressure without psi=1, cgroup.procs of a threaded cgroup
 		c.closeSource(u, i)
 		u.fds[i] = missing
 	default:

@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -369,9 +370,9 @@ func (n *node) close() {
 			}
 			return nil
 		})
-		for i := len(all) - 1; i >= 0; i-- {
+		for _, dir := range slices.Backward(all) {
 			for range 100 {
-				if unix.Rmdir(all[i]) != unix.EBUSY {
+				if unix.Rmdir(dir) != unix.EBUSY {
 					break
 				}
 				time.Sleep(10 * time.Millisecond)
