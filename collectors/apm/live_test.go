@@ -87,6 +87,9 @@ func TestHelper(t *testing.T) {
 	args := os.Args[2:]
 	h, ok := helpers[what]
 	if !ok {
+		h, ok = vectorHelpers[what]
+	}
+	if !ok {
 		t.Fatalf("no helper %q", what)
 	}
 	h(args)

@@ -173,10 +173,11 @@ var conversations = map[string]conversation{
 	"chunked both ways": {
 		steps: []step{
 			req("PUT /a HTTP/1.1\nHost: h\nTransfer-Encoding: chunked\n\n5\nhello\n1;x=y\n!\n0\n\n"),
-			resp("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n4\nab\nc"), // as many bytes, with CR
+			resp("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n6\nab\nc"), // six bytes: a b CR LF c d
 			resp("d\n0\nTrailer: v\n\n"),
 			req("GET /b HTTP/1.1\nHost: h\n\n"), resp("HTTP/1.1 200 OK\nContent-Length: 1\n\nx"),
 		},
+		want: []result{{"PUT", "/a", 200, 6, 6, false}, {"GET", "/b", 200, 0, 1, false}},
 	},
 	"no bodies": {
 		steps: []step{
@@ -215,15 +216,6 @@ var conversations = map[string]conversation{
 		close: true,
 		want:  []result{{"GET", "/a", 200, 0, 5, true}},
 	},
-}
-
-func init() {
-	c := conversations["chunked both ways"]
-	// the first chunk is of six bytes: a b CR LF c d
-	c.steps[1] = resp("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n6\nab\nc")
-	c.want = []result{{"PUT", "/a", 200, 6, 6, false}, {"GET", "/b", 200, 0, 1, false}}
-	conversations["chunked both ways"] = c
-	// the upgraded bytes must not look like the start of a message to the mirror
 }
 
 // play makes the events of a conversation as one end sees it, each message cut

@@ -18,9 +18,10 @@ import (
 // them.
 var ways = []string{"write/read", "writev/readv", "sendto/recvfrom", "sendmsg/recvmsg"}
 
-func init() {
+// vectorHelpers are programs that move data by every way.
+var vectorHelpers = map[string]func(args []string){
 	// vector-client ADDR: on one connection, a request by each way
-	helpers["vector-client"] = func(args []string) {
+	"vector-client": func(args []string) {
 		fd := rawDial(args[0])
 		for i := range ways {
 			rawSend(fd, i, []byte(fmt.Sprintf("POST /way%c HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\n\r\n", 'a'+i)), []byte("abcdef"))
@@ -30,9 +31,9 @@ func init() {
 			}
 		}
 		unix.Close(fd)
-	}
+	},
 	// vector-server PORT: answers each way by the same, the last with sendfile
-	helpers["vector-server"] = func(args []string) {
+	"vector-server": func(args []string) {
 		l := must(net.Listen("tcp", "127.0.0.1:"+args[0]))
 		body := must(os.CreateTemp("", "body"))
 		must(body.Write(bytes.Repeat([]byte("f"), responseSize-len(responseHead()))))
@@ -66,7 +67,7 @@ func init() {
 			c.Close()
 			unix.Close(fd)
 		}
-	}
+	},
 }
 
 const (

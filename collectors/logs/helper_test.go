@@ -5,7 +5,6 @@ import (
 	"compress/gzip"
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -211,7 +210,7 @@ func numbers(from, to int) []string {
 }
 
 func testEnv(root string) (component.Env, error) {
-	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	log := slog.New(slog.DiscardHandler)
 	reg := prometheus.NewRegistry()
 	store, err := pods.New(pods.Config{}, pods.Options{Logger: log, LogDir: root, StateDir: root, Reg: prometheus.NewRegistry()})
 	if err != nil {

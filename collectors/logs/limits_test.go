@@ -194,7 +194,7 @@ func TestDockerLinksAreFollowedAndRotated(t *testing.T) {
 	same(t, s.bodies(5), []string{"1", "2", "3", "4", "5"})
 	a.stop()
 	n.write(file, line("6"))
-	a = n.start(s)
+	n.start(s)
 	same(t, s.bodies(6), []string{"1", "2", "3", "4", "5", "6"})
 	if got := s.wait(6)[0]; got.Path != n.path(n.log("0.log")) {
 		t.Errorf("path = %s", got.Path)

@@ -88,12 +88,12 @@ func openBeneath(dir int, rel string, flags int) (int, error) {
 		}
 		for {
 			fd, err := unix.Openat2(dir, rel, &how)
-			switch {
-			case err == nil:
+			switch err {
+			case nil:
 				return fd, nil
-			case err == unix.EINTR || err == unix.EAGAIN:
+			case unix.EINTR, unix.EAGAIN:
 				continue
-			case err == unix.ENOSYS || err == unix.EPERM:
+			case unix.ENOSYS, unix.EPERM:
 				// EPERM: a seccomp profile that does not know the call. If it was
 				// something else, the walk below says it again.
 			default:

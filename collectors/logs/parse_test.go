@@ -85,7 +85,7 @@ func TestParseRealLines(t *testing.T) {
 	}
 	var p parser
 	var parts []int
-	for _, raw := range bytes.Split(bytes.TrimSuffix(b, []byte("\n")), []byte("\n")) {
+	for raw := range bytes.SplitSeq(bytes.TrimSuffix(b, []byte("\n")), []byte("\n")) {
 		var l line
 		if !p.parse(raw, &l) {
 			t.Fatalf("refused %.80q", raw)

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -40,9 +41,9 @@ func (p *process) stop() {
 	timer := time.AfterFunc(10*time.Second, func() { p.cmd.Process.Kill() })
 	p.cmd.Wait() //nolint:errcheck // we ended it
 	timer.Stop()
-	for i := len(p.dirs) - 1; i >= 0; i-- {
+	for _, v := range slices.Backward(p.dirs) {
 		for range 50 {
-			if err := os.Remove(p.dirs[i]); err == nil || errors.Is(err, os.ErrNotExist) {
+			if err := os.Remove(v); err == nil || errors.Is(err, os.ErrNotExist) {
 				break
 			}
 			time.Sleep(20 * time.Millisecond)

@@ -15,6 +15,7 @@ package main
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -52,7 +53,7 @@ func (c *console) stream(name string, r io.Reader) {
 	br := bufio.NewReaderSize(r, plan.MaxLine)
 	for {
 		line, err := br.ReadSlice('\n')
-		cut := err == bufio.ErrBufferFull
+		cut := errors.Is(err, bufio.ErrBufferFull)
 		text := strings.TrimRight(string(line), "\r\n")
 		if cut {
 			text += " [cut]"
@@ -60,7 +61,7 @@ func (c *console) stream(name string, r io.Reader) {
 		if len(line) > 0 {
 			c.send(plan.Event{Kind: plan.Output, Name: name, Text: text})
 		}
-		for err == bufio.ErrBufferFull {
+		for errors.Is(err, bufio.ErrBufferFull) {
 			_, err = br.ReadSlice('\n')
 		}
 		if err != nil {

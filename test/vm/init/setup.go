@@ -87,7 +87,7 @@ func enableControllers(dir string) error {
 	if err != nil {
 		return err
 	}
-	for _, c := range strings.Fields(string(b)) {
+	for c := range strings.FieldsSeq(string(b)) {
 		if err := os.WriteFile(dir+"/cgroup.subtree_control", []byte("+"+c), 0o644); err != nil {
 			return fmt.Errorf("enable %s: %w", c, err)
 		}
