@@ -11,6 +11,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -180,6 +181,12 @@ func report(t *testing.T, events []plan.Event, lacks map[string]map[string]strin
 			}
 			summary, faults := judge(results(lines[b.name()]), exits[b.name()], known, refuses[b.name()])
 			t.Log(summary)
+			for _, name := range slices.Sorted(maps.Keys(known)) {
+				t.Logf("impossible here: %s: %s", name, known[name])
+			}
+			if words := refuses[b.name()]; words != "" {
+				t.Logf("impossible here: all that says %q", words)
+			}
 			for _, f := range faults {
 				t.Error(f)
 			}
