@@ -33,6 +33,7 @@ import (
 	"time"
 
 	"nodetap/agent/component"
+	"nodetap/agent/telemetry"
 )
 
 // Collector is the component. Run may be called again after it has returned.
@@ -199,6 +200,16 @@ func (c *Collector) ownPod(p podName) bool {
 		c.self.pod != "" && p.pod == c.self.pod && p.namespace == c.self.namespace
 }
 
+// predecessor tells whether the log is of an agent that this one replaces, or
+// that replaces this one: a pod of the same DaemonSet on this node.
+func (c *Collector) predecessor(r *telemetry.Resource) bool {
+	if c.self.uid == "" || r.WorkloadKind != "DaemonSet" {
+		return false
+	}
+	own := c.env.Pods.Pod(c.self.uid)
+	return own != nil && own.WorkloadKind == r.WorkloadKind && own.WorkloadName == r.WorkloadName && own.Namespace == r.Namespace
+}
+
 func (c *Collector) newSource(p podName, dir, container string, restart int) *source {
 	s := &source{
 		key:       sourceKey{dir, restart},
@@ -224,7 +235,7 @@ func (c *Collector) settle(s *source, now time.Time) bool {
 	if v := c.env.Pods.Version(); s.resource == nil || v != s.version {
 		s.version = v
 		s.resource = c.env.Pods.LogPath(s.pod.namespace, s.pod.pod, s.pod.uid, s.container, s.key.restart)
-		if id := c.self.container; id != "" && s.resource.ContainerID == id {
+		if id := c.self.container; id != "" && s.resource.ContainerID == id || c.predecessor(s.resource) {
 			s.excluded = true
 			for _, f := range s.files {
 				f.closeFile()

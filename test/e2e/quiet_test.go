@@ -149,3 +149,34 @@ func cmpOr(a, b string) string {
 	}
 	return b
 }
+
+// A pod of the agent that takes another's place finds that one's log, and leaves
+// it where it is.
+func TestANewAgentDoesNotCollectItsPredecessorsLog(t *testing.T) {
+	old := agent(t)
+	if _, err := kubectl("-n", "nodetap", "delete", "pod", old.Name); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := kubectl("-n", "nodetap", "rollout", "status", "ds/nodetap", "--timeout=90s"); err != nil {
+		t.Fatal(err)
+	}
+	if agent(t).Name == old.Name {
+		t.Fatal("the agent was not replaced")
+	}
+	time.Sleep(10 * time.Second) // longer than a log waits for its pod's labels
+	for _, in := range []*inbox{viaOTLP, viaForward} {
+		if err := in.refresh(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, r := range viaOTLP.records {
+		if r.resource["k8s.namespace.name"] == "nodetap" {
+			t.Errorf("a record of an agent: %v %.200s", r.resource, r.body)
+		}
+	}
+	for _, r := range viaForward.records {
+		if r.attrs["kubernetes.namespace_name"] == "nodetap" {
+			t.Errorf("a forwarded record of an agent: %.200s", r.body)
+		}
+	}
+}
