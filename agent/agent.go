@@ -175,14 +175,17 @@ func (a *agent) collect(ctx context.Context, c collectorInstance) {
 	defer a.health.done(name) // off for good is as ready as it gets
 	scope := &scopedRegisterer{Registerer: a.registerer}
 	a.sup.keep(ctx, name, func(running bool) {
-		up.Set(0)
-		if running {
-			up.Set(1)
-			a.health.done(name)
+		if !running {
+			up.Set(0)
 		}
 	}, func(ctx context.Context) error {
 		scope.reset()
-		col, err := c.kind.make(a.envFor(name, scope), c.config.Targets[0])
+		env := a.envFor(name, scope)
+		env.OnCollecting = func() {
+			up.Set(1)
+			a.health.done(name)
+		}
+		col, err := c.kind.make(env, c.config.Targets[0])
 		if err != nil {
 			return err
 		}

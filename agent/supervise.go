@@ -33,7 +33,7 @@ func newSupervisor(log *slog.Logger, reg prometheus.Registerer) *supervisor {
 		log: log,
 		up: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "nodetap_collector_up",
-			Help: "1 while the collector runs, 0 when it is off because this node does not support it, or is waiting to be started again.",
+			Help: "1 while the collector collects, 0 before it does, when this node does not support it, or while it waits to be started again.",
 		}, []string{"collector"}),
 		restarts: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "nodetap_component_restarts_total",

@@ -37,6 +37,18 @@ type Env struct {
 
 	// Live answers /healthz, Ready /readyz.
 	Live, Ready http.Handler
+
+	// OnCollecting is told by Collecting. May be nil.
+	OnCollecting func()
+}
+
+// Collecting is what a collector calls in Run when it has begun to collect: its
+// hooks are attached, its files are watched. The agent is ready when every
+// collector has said so, or is off.
+func (e *Env) Collecting() {
+	if e.OnCollecting != nil {
+		e.OnCollecting()
+	}
 }
 
 // Host says where the node's own file systems are seen from inside the agent.

@@ -98,14 +98,9 @@ func (c *Collector) Run(ctx context.Context, out component.Sink) error {
 	if len(k.unhooked) > 0 {
 		c.env.Logger.Warn("tracepoints are missing: requests through them are not seen", "events", k.unhooked)
 	}
-	if afterAttach != nil {
-		afterAttach()
-	}
+	c.env.Collecting()
 	return r.loop(ctx)
 }
-
-// afterAttach is for tests, which must not begin before.
-var afterAttach func()
 
 // run is one life of the collector.
 type run struct {

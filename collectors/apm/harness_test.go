@@ -192,16 +192,16 @@ func start(t *testing.T, change func(*Config, *agent)) *agent {
 	if change != nil {
 		change(&cfg, a)
 	}
+	attached := make(chan struct{})
 	c := &Collector{
 		env: component.Env{
-			Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Registerer: a.reg, Metrics: a.metrics,
+			OnCollecting: func() { close(attached) },
+			Logger:       slog.New(slog.NewTextHandler(t.Output(), nil)), Registerer: a.reg, Metrics: a.metrics,
 			Clock: component.NewClock(), Host: testHost, NodeName: "test-node",
 		},
 		cfg: cfg, containers: a.containers, pods: a.pods,
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	attached := make(chan struct{})
-	afterAttach = func() { close(attached) }
 	done := make(chan error, 1)
 	go func() { done <- c.Run(ctx, a.memory) }()
 	select {

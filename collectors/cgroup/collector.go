@@ -107,6 +107,7 @@ func (c *Collector) Run(ctx context.Context, _ component.Sink) error {
 	cancel := c.reg.Subscribe(c.take)
 	defer cancel()
 	defer c.env.Metrics.Register(metricsPath, c)()
+	c.env.Collecting()
 
 	tick := time.NewTicker(c.cfg.Interval)
 	defer tick.Stop()

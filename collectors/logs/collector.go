@@ -88,6 +88,7 @@ func New(env component.Env, cfg Config) (*Collector, error) {
 // it has read and waits for acknowledgements, at most Config.DrainTimeout.
 func (c *Collector) Run(ctx context.Context, out component.Sink) error {
 	if !out.WantsLogs() {
+		c.env.Collecting()
 		<-ctx.Done()
 		return nil
 	}
@@ -130,6 +131,7 @@ func (c *Collector) Run(ctx context.Context, out component.Sink) error {
 	kept := make(chan struct{})
 	keeper.Go(func() error { c.keep(ck, kept); return nil })
 
+	c.env.Collecting()
 	<-tasks.Done()
 	c.stopping.Store(true)
 	late := time.AfterFunc(c.cfg.DrainTimeout, stopSending)
