@@ -312,7 +312,7 @@ func (c *Collector) takeCopy(s *source, o *opened) bool {
 func (c *Collector) takeNew(s *source, o *opened) {
 	f := c.newFile(s, o, rand.Uint64())
 	f.head = newHead(o.begin)
-	f.saved.id, f.saved.head = f.id, f.head
+	f.saved = f.mark()
 }
 
 // forget drops what the directory no longer has.
