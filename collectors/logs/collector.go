@@ -63,6 +63,7 @@ type Collector struct {
 	again  chan struct{} // rescan has something
 	poke   chan struct{} // acked has something
 	noted  func(uint64)  // called when what made change this is on disk; nil but in tests
+	looked func(string)  // called when a container's directory was read and before its files are looked at; nil but in tests
 	change atomic.Uint64 // counts what the next full save would have new
 }
 

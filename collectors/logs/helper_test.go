@@ -113,6 +113,8 @@ type node struct {
 	root  string // holds pods/ and state/
 	cfg   Config
 	clock time.Time
+
+	looked func(dir string) // Collector.looked of the agents that start
 }
 
 func newNode(t testing.TB) *node {
@@ -241,6 +243,7 @@ func (n *node) start(s *sink) *agent {
 	n.check(err)
 	c, err := New(env, n.cfg)
 	n.check(err)
+	c.looked = n.looked
 	a := &agent{Collector: c, n: n, sink: s}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

@@ -1,6 +1,10 @@
 package logs
 
-import "testing"
+import (
+	"fmt"
+	"sync"
+	"testing"
+)
 
 // A kill can leave a position in the journal of a file of which nothing was
 // acknowledged yet. It must be found again by its inode: left over, it would be
@@ -46,4 +50,30 @@ func TestFileKnownButNotAcknowledgedIsNotReadAgainCompressed(t *testing.T) {
 	a.lookAgainAt(testDir[len("pods/"):])
 	n.write(n.log("0.log"), n.cri("four"))
 	same(t, s.bodies(5), []string{"one", "begin-end", "two", "three", "four"})
+}
+
+// What is renamed after its directory was read and before it is opened has its
+// successor under its name: it must not be read behind it.
+func TestRotationWhileADirectoryIsRead(t *testing.T) {
+	for _, away := range []bool{false, true} {
+		t.Run(fmt.Sprintf("away=%t", away), func(t *testing.T) {
+			n := newNode(t)
+			n.write(n.log("0.log"), n.cri("one")+n.tagged("stdout", "P", "begin-"))
+			s := newSink()
+			if away {
+				a := n.start(s)
+				s.wait(1)
+				a.stop()
+			}
+			var once sync.Once
+			n.looked = func(string) {
+				once.Do(func() {
+					n.rename(n.log("0.log"), n.log("0.log.20261122-100000"))
+					n.write(n.log("0.log"), n.tagged("stdout", "F", "end")+n.cri("two"))
+				})
+			}
+			n.start(s)
+			same(t, s.bodies(3), []string{"one", "begin-end", "two"})
+		})
+	}
 }

@@ -38,44 +38,19 @@ func (o *opened) close() {
 	_ = unix.Close(o.fd)
 }
 
-// reconcile makes the source's files what a scan of its directory found. It is
-// false, and nothing has changed, when a file was gone before it could be
-// opened and the directory should be read again; it insists on what there is
-// when last is set.
-func (c *Collector) reconcile(s *source, found []candidate, last bool) bool {
+// reconcile makes the source's files what a look at its directory found. again
+// looks once more.
+func (c *Collector) reconcile(s *source, found []candidate, again func() []candidate) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.excluded {
 		if len(found) == 0 {
 			s.files = nil
 		}
-		return true
+		return
 	}
 	s.scans++
-	slices.SortStableFunc(found, func(a, b candidate) int {
-		switch {
-		case a.name.older(b.name), a.name.stamp == b.name.stamp && !a.name.gz && b.name.gz:
-			return -1
-		case b.name.older(a.name), a.name.stamp == b.name.stamp && a.name.gz && !b.name.gz:
-			return 1
-		}
-		return 0
-	})
-	var fresh []*opened
-	for _, cand := range found {
-		if c.known(s, &cand) {
-			continue
-		}
-		o, err := c.openCandidate(s, cand)
-		if o != nil {
-			fresh = append(fresh, o)
-		} else if gone(err) && !last {
-			for _, o := range fresh {
-				o.close()
-			}
-			return false
-		}
-	}
+	fresh := c.openFresh(s, found, again)
 	var rest []*opened
 	for _, o := range fresh {
 		if !c.takeByInode(s, o) {
@@ -89,7 +64,68 @@ func (c *Collector) reconcile(s *source, found []candidate, last bool) bool {
 	}
 	s.sort()
 	c.forget(s)
-	return true
+}
+
+// openFresh opens what is not known, oldest first. It looks again until nothing
+// has changed since it opened something: a file that is renamed between the
+// reading of its directory and the opening hides behind its successor, which
+// would be read first and, of a line that is split between them, only the end.
+// What is open stays so, for it may be deleted any moment.
+func (c *Collector) openFresh(s *source, found []candidate, again func() []candidate) (fresh []*opened) {
+	slices.SortStableFunc(found, compareCandidates)
+	for try := 1; ; try++ {
+		missed := false
+		for i := range found {
+			cand := &found[i]
+			if c.known(s, cand) || holds(fresh, cand) {
+				continue
+			}
+			o, err := c.openCandidate(s, *cand)
+			missed = missed || gone(err)
+			switch {
+			case o == nil:
+			case holds(fresh, &o.candidate):
+				o.close()
+			default:
+				fresh = append(fresh, o)
+			}
+		}
+		if len(fresh) == 0 && !missed || try == scanTries {
+			break
+		}
+		next := again()
+		slices.SortStableFunc(next, compareCandidates)
+		if !missed && slices.EqualFunc(found, next, sameCandidate) {
+			break
+		}
+		found = next
+	}
+	slices.SortStableFunc(fresh, func(a, b *opened) int { return compareCandidates(a.candidate, b.candidate) })
+	return fresh
+}
+
+func compareCandidates(a, b candidate) int {
+	switch {
+	case a.name.older(b.name), a.name.stamp == b.name.stamp && !a.name.gz && b.name.gz:
+		return -1
+	case b.name.older(a.name), a.name.stamp == b.name.stamp && a.name.gz && !b.name.gz:
+		return 1
+	}
+	return 0
+}
+
+func sameCandidate(a, b candidate) bool { return a.base == b.base && a.st.id == b.st.id }
+
+// holds tells whether the candidate is open already; it has the candidate's
+// name then.
+func holds(fresh []*opened, cand *candidate) bool {
+	for _, o := range fresh {
+		if o.st.id == cand.st.id {
+			o.base, o.name = cand.base, cand.name
+			return true
+		}
+	}
+	return false
 }
 
 // known takes a candidate that is known by its inode and did not change hands.

@@ -308,6 +308,12 @@ func (sc *scanner) scanContainer(d *containerDir) {
 // last try.
 func (sc *scanner) tryContainer(d *containerDir, last bool) bool {
 	byRestart := map[int][]candidate{}
+	var dirs []int
+	defer func() {
+		for _, dir := range dirs {
+			_ = unix.Close(dir)
+		}
+	}()
 	fd, err := openBeneath(sc.root, d.path(), openDir)
 	switch {
 	case err == nil:
@@ -318,12 +324,11 @@ func (sc *scanner) tryContainer(d *containerDir, last bool) bool {
 			sc.failed(err)
 			return true
 		}
-		dirs, stale := sc.candidates(d, fd, names, byRestart)
-		defer func() {
-			for _, dir := range dirs {
-				_ = unix.Close(dir)
-			}
-		}()
+		if sc.c.looked != nil {
+			sc.c.looked(d.path())
+		}
+		var stale bool
+		dirs, stale = sc.candidates(d, fd, names, byRestart)
 		if stale && !last {
 			return false
 		}
@@ -339,9 +344,16 @@ func (sc *scanner) tryContainer(d *containerDir, last bool) bool {
 		}
 	}
 	for restart, s := range d.sources {
-		if !sc.c.reconcile(s, byRestart[restart], last) {
-			return false
-		}
+		sc.c.reconcile(s, byRestart[restart], func() []candidate {
+			byRestart := map[int][]candidate{}
+			names, err := namesOf(fd)
+			if err != nil {
+				return nil // it was deleted; or the next scan says what is wrong
+			}
+			more, _ := sc.candidates(d, fd, names, byRestart)
+			dirs = append(dirs, more...)
+			return byRestart[restart]
+		})
 		if sc.c.retire(s, len(byRestart[restart]) == 0, gone(err)) {
 			delete(d.sources, restart)
 			continue
