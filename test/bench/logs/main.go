@@ -22,6 +22,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -272,15 +273,34 @@ func waitFor(addr string, records int64, agent *exec.Cmd) (count, error) {
 	}
 }
 
+// stop ends the agent. Its peak memory is taken before: the operating system
+// counts into ru_maxrss what this program had when it started the agent, which
+// is more than the agent ever has.
 func stop(cmd *exec.Cmd) (cpu time.Duration, rssKiB int64, err error) {
+	if rssKiB, err = peak(cmd.Process.Pid); err != nil {
+		return 0, 0, err
+	}
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		return 0, 0, err
 	}
 	if err := cmd.Wait(); err != nil {
 		return 0, 0, fmt.Errorf("agent: %w", err)
 	}
-	u := cmd.ProcessState.SysUsage().(*syscall.Rusage)
-	return cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), u.Maxrss, nil
+	return cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), rssKiB, nil
+}
+
+// peak returns the largest resident set so far, in KiB.
+func peak(pid int) (int64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(b)) {
+		if v, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+			return strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(v), " kB"), 10, 64)
+		}
+	}
+	return 0, errors.New("no VmHWM in the process's status")
 }
 
 // cpuOf reads utime and stime of /proc/<pid>/stat, in ticks of 10 ms.
