@@ -72,6 +72,7 @@ type remoteSink struct {
 	sent map[int]*telemetry.LogBatch
 	// acknowledged, in order, with Collector.change behind the acknowledgement
 	waiting []durable
+	told    uint64 // the last that noted was told: it may come before acked has queued what it is about
 }
 
 type durable struct {
@@ -104,6 +105,7 @@ func (s *remoteSink) acked(n int) {
 	b.OnAcked()
 	s.mu.Lock()
 	s.waiting = append(s.waiting, durable{n, s.c.change.Load()})
+	s.tell()
 	s.mu.Unlock()
 	b.OnReleased()
 }
@@ -111,7 +113,12 @@ func (s *remoteSink) acked(n int) {
 func (s *remoteSink) noted(change uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for len(s.waiting) > 0 && s.waiting[0].change <= change {
+	s.told = max(s.told, change)
+	s.tell()
+}
+
+func (s *remoteSink) tell() {
+	for len(s.waiting) > 0 && s.waiting[0].change <= s.told {
 		_ = s.enc.Encode(fromAgent{Batch: s.waiting[0].n, Durable: true})
 		s.waiting = s.waiting[1:]
 	}
