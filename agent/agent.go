@@ -142,7 +142,10 @@ func buildWith(cfg *configuration, log *slog.Logger, reg prometheus.Registerer, 
 			if err != nil {
 				return nil, fmt.Errorf("exporters.%s: %w", c.Name, err)
 			}
-			own := c.Targets[1].(*pipeline.ExporterConfig)
+			own := pipeline.DefaultExporterConfig()
+			if len(c.Targets) > 1 {
+				own = *c.Targets[1].(*pipeline.ExporterConfig)
+			}
 			a.exporters = append(a.exporters, pipeline.Instance{Name: c.Name, Exporter: e, Queue: own.Queue, Required: own.Required})
 		}
 	}

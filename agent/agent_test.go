@@ -43,8 +43,8 @@ func TestCommandExitCodes(t *testing.T) {
 		{"help", []string{"--help"}, 0, "Usage:", ""},
 		{"defaults are valid", []string{"validate"}, 0, "valid", ""},
 		{"good file", []string{"validate", "--config", good}, 0, "valid", ""},
-		{"bad file", []string{"validate", "--config", bad}, 1, "", bad + ":1:13: unknown key \"stdot\" in exporters (did you mean \"stdout\"?)\n" + bad + ":3:1: unknown key \"log_levl\""},
-		{"run refuses the same", []string{"run", "--config", bad}, 1, "", "2 error(s) in the configuration"},
+		{"bad file", []string{"validate", "--config", bad}, 1, "", bad + ":1:13: unknown key \"stdot\" in exporters (did you mean \"stdout\"?)\n" + bad + ":2:23: routes[0].exporters[0]: there is no enabled exporter \"nobody\"\n" + bad + ":3:1: unknown key \"log_levl\""},
+		{"run refuses the same", []string{"run", "--config", bad}, 1, "", "3 error(s) in the configuration"},
 		{"no such file", []string{"validate", "--config", filepath.Join(dir, "none")}, 1, "", "no such file"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -59,14 +59,30 @@ func TestCommandExitCodes(t *testing.T) {
 	}
 }
 
-func TestRouteToAnExporterThatIsNotThereIsAnErrorWithItsPlace(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "c.yaml")
-	if err := os.WriteFile(path, []byte("exporters: {stdout/a: {}}\nroutes:\n- exporters: [stdout/b]\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	_, err := loadConfig(path)
-	if want := path + `:3:15: routes[0].exporters[0]: there is no enabled exporter "stdout/b" (did you mean "stdout/a"?)`; err == nil || err.Error() != want {
-		t.Errorf("err = %v, want %s", err, want)
+func TestWhatOnlyTheWholeFileShowsIsAMistakeWithItsPlace(t *testing.T) {
+	for _, c := range []struct{ name, file, want string }{
+		{"route to nothing", "exporters: {stdout/a: {}}\nroutes:\n- exporters: [stdout/b]\n",
+			`:3:15: routes[0].exporters[0]: there is no enabled exporter "stdout/b" (did you mean "stdout/a"?)`},
+		{"beside other mistakes", "exporters: {stdout/a: {}}\nroutes:\n- exporters: [stdout/b]\nnode_nam: x\n",
+			`:3:15: routes[0].exporters[0]: there is no enabled exporter "stdout/b" (did you mean "stdout/a"?)`},
+		{"route to what takes nothing", "exporters: {prom: {}}\nroutes:\n- exporters: [prom]\n",
+			`:3:15: routes[0].exporters[0]: "prom" does not take logs or traces: leave it out of this route`},
+		{"route of a signal that is not taken", "exporters: {forward: {endpoint: \"x:1\"}}\nroutes:\n- {match: {signals: [traces]}, exporters: [forward]}\n",
+			`:3:44: routes[0].exporters[0]: "forward" does not take traces: leave it out of this route`},
+		{"one address twice", "exporters:\n  prom/a: {listen: \":9\"}\n  prom/b: {listen: \":9\"}\n",
+			`:3:20: exporters.prom/b.listen: exporters.prom/a listens on :9 already`},
+		{"a queue where nothing waits", "exporters: {prom: {required: true}}\n",
+			`:1:20: unknown key "required" in exporters.prom`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "c.yaml")
+			if err := os.WriteFile(path, []byte(c.file), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := loadConfig(path); err == nil || !strings.Contains(err.Error(), path+c.want) {
+				t.Errorf("err = %v, want %s", err, path+c.want)
+			}
+		})
 	}
 }
 

@@ -36,7 +36,8 @@ type collectorKind struct {
 
 type exporterKind struct {
 	config.Kind
-	make func(component.Env, any) (component.Exporter, error)
+	takes []string // signals that go through the pipeline: logs, traces
+	make  func(component.Env, any) (component.Exporter, error)
 }
 
 func collector[C any, T component.Collector](name string, defaults func() C, make func(component.Env, C) (T, error)) collectorKind {
@@ -47,8 +48,22 @@ func collector[C any, T component.Collector](name string, defaults func() C, mak
 }
 
 func exporter[C any, T component.Exporter](name string, defaults func() C, make func(component.Env, C) (T, error)) exporterKind {
+	var none T
+	var takes []string
+	if _, ok := any(none).(component.LogExporter); ok {
+		takes = append(takes, "logs")
+	}
+	if _, ok := any(none).(component.SpanExporter); ok {
+		takes = append(takes, "traces")
+	}
 	return exporterKind{
-		Kind: config.Kind{Name: name, New: func() []any { return []any{new(defaults()), new(pipeline.DefaultExporterConfig())} }},
+		takes: takes,
+		Kind: config.Kind{Name: name, New: func() []any {
+			if takes == nil { // nothing is queued for it
+				return []any{new(defaults())}
+			}
+			return []any{new(defaults()), new(pipeline.DefaultExporterConfig())}
+		}},
 		make: func(env component.Env, cfg any) (component.Exporter, error) { return make(env, *cfg.(*C)) },
 	}
 }

@@ -256,20 +256,10 @@ func lockdown(sys string) finding {
 }
 
 func signals(cfg *configuration, on map[string]bool) []finding {
-	takes := map[string][]string{}
+	takes := map[string][]string{"logs": cfg.takers("logs"), "traces": cfg.takers("traces")}
 	for _, e := range cfg.exporters {
-		if !e.Enabled {
-			continue
-		}
-		switch e.Kind {
-		case "prom":
+		if e.Enabled && e.Kind != "forward" { // Forward has no metrics
 			takes["metrics"] = append(takes["metrics"], e.Name)
-		case "forward":
-			takes["logs"] = append(takes["logs"], e.Name)
-		default:
-			for _, s := range []string{"logs", "traces", "metrics"} {
-				takes[s] = append(takes[s], e.Name)
-			}
 		}
 	}
 	var out []finding
@@ -279,7 +269,7 @@ func signals(cfg *configuration, on map[string]bool) []finding {
 		case !on[s.collector]:
 			f = finding{name: s.name, note: true, detail: "collectors." + s.collector + " is switched off"}
 		case len(takes[s.name]) == 0:
-			f = finding{name: s.name, note: true, detail: "no exporter takes them: they are not collected", grant: "an exporter in the configuration, such as exporters: {otlp: {endpoint: ...}}"}
+			f = finding{name: s.name, note: true, detail: "no exporter takes them: they are not collected", grant: "an exporter in the configuration (and a route to it, where there are routes), such as exporters: {otlp: {endpoint: ...}}"}
 		}
 		out = append(out, f)
 	}

@@ -78,3 +78,35 @@ func configurationPage(t *testing.T) string {
 	}
 	return b.String()
 }
+
+// TestREADMEConfigurationIsTrue runs what the README shows of the configuration:
+// the example is valid, the mistake is told in the very words.
+func TestREADMEConfigurationIsTrue(t *testing.T) {
+	page, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(t.TempDir())
+	write := func(name, text string) {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, rest, _ := strings.Cut(string(page), "```yaml\n")
+	example, _, ok := strings.Cut(rest, "```")
+	if !ok {
+		t.Fatal("the README has no example")
+	}
+	write("key", "secret")
+	write("example.yaml", strings.ReplaceAll(example, "/etc/nodetap/secret/key", "key"))
+	if _, err := loadConfig("example.yaml"); err != nil {
+		t.Error(err)
+	}
+
+	_, shown, _ := strings.Cut(string(page), "$ nodetap validate --config agent.yaml\n")
+	shown, _, _ = strings.Cut(shown, "\n")
+	write("agent.yaml", "collectors:\n  logs:\n    max_lien: 1MiB\n")
+	if _, err := loadConfig("agent.yaml"); err == nil || err.Error() != shown {
+		t.Errorf("the README shows %q, the program says %v", shown, err)
+	}
+}

@@ -66,6 +66,10 @@ type Schema struct {
 	// Sections are further sections at the top: name to a pointer that holds the
 	// defaults and takes the values.
 	Sections map[string]any
+	// Check finds what only the program as a whole can know (Config.Mistake makes
+	// its errors). It is called with what could be decoded, even beside other
+	// mistakes. May be nil.
+	Check func(*Config) Errors
 }
 
 // Component is one collector or exporter of the configuration.
@@ -151,6 +155,9 @@ func Parse(path string, data []byte, schema Schema) (*Config, error) {
 		delete(top.Exporters, name)
 	}
 	d.unknownNames(top.Exporters, "exporters", schema.Exporters)
+	if schema.Check != nil {
+		d.errs = append(d.errs, schema.Check(cfg)...)
+	}
 	if len(d.errs) > 0 {
 		sort.SliceStable(d.errs, func(i, j int) bool {
 			a, b := d.errs[i], d.errs[j]

@@ -177,11 +177,50 @@ routes: {}
 
 func TestBrokenYAMLNamesItsLine(t *testing.T) {
 	_, err := Parse("f.yaml", []byte("a: b\n  c: [\n"), testSchema())
-	if err == nil || !strings.HasPrefix(err.Error(), "f.yaml:2:1: not valid YAML: ") {
+	if err == nil || !strings.HasPrefix(err.Error(), "f.yaml:2:3: not valid YAML: ") {
+		t.Errorf("err = %v", err)
+	}
+	_, err = Parse("f.yaml", []byte("a: b: c\n"), testSchema())
+	if err == nil || !strings.HasPrefix(err.Error(), "f.yaml:1:1: not valid YAML: ") {
+		t.Errorf("err = %v", err)
+	}
+	_, err = Parse("f.yaml", []byte("log_level: info\n---\nlog_level: nonsense\n"), testSchema())
+	if err == nil || !strings.Contains(err.Error(), "a second YAML document begins here") {
 		t.Errorf("err = %v", err)
 	}
 	if _, err := Load(filepath.Join(t.TempDir(), "none.yaml"), testSchema()); err == nil {
 		t.Error("a file that is not there is no error")
+	}
+}
+
+func TestNearestKey(t *testing.T) {
+	valid := []string{"path", "max_line_bytes", "poll_min", "poll_max", "batch_bytes", "start"}
+	for got, want := range map[string]string{
+		"max_lien": "max_line_bytes", "max_line": "max_line_bytes", "poll": "poll_min", "batch": "batch_bytes",
+		"Start": "start", "strat": "start", "something": "",
+	} {
+		if n := nearest(got, valid); n != want {
+			t.Errorf("nearest to %q is %q, want %q", got, n, want)
+		}
+	}
+}
+
+func TestABadValueIsOneMistake(t *testing.T) {
+	_, err := Parse("f.yaml", []byte("drain_timeout: soon\nlog_level: [x]\n"), testSchema())
+	if err == nil || strings.Count(err.Error(), "\n") != 1 {
+		t.Errorf("err = %v", err)
+	}
+}
+
+func TestCheckIsAskedBesideOtherMistakes(t *testing.T) {
+	s := testSchema()
+	s.Check = func(c *Config) Errors {
+		return Errors{c.Mistake("routes[0].exporters[0]", "otpl", "no such exporter", []string{"otlp"})}
+	}
+	_, err := Parse("f.yaml", []byte("nopexyzabc: 1\nroutes:\n- exporters: [otpl]\n"), s)
+	want := "f.yaml:1:1: unknown key \"nopexyzabc\" at the top of the file: valid are"
+	if err == nil || !strings.HasPrefix(err.Error(), want) || !strings.Contains(err.Error(), "f.yaml:3:15: routes[0].exporters[0]: no such exporter (did you mean \"otlp\"?)") {
+		t.Errorf("err = %v", err)
 	}
 }
 

@@ -1,9 +1,11 @@
 package config
 
 import (
+	"bytes"
 	"encoding"
 	"errors"
 	"fmt"
+	"io"
 	"reflect"
 	"regexp"
 	"strconv"
@@ -27,10 +29,17 @@ func sectionKey(s *section) *yaml.Node {
 type decoder struct {
 	file string
 	errs Errors
+	// bad are the keys that could not be decoded: what their Validate says of
+	// the default is no second mistake
+	bad map[string]bool
 }
 
 func (d *decoder) errorf(at *yaml.Node, key, format string, args ...any) *Error {
 	e := &Error{File: d.file, Key: key, Msg: fmt.Sprintf(format, args...)}
+	if d.bad == nil {
+		d.bad = map[string]bool{}
+	}
+	d.bad[key] = true
 	if at != nil {
 		e.Line, e.Column = at.Line, at.Column
 	}
@@ -44,7 +53,7 @@ func (d *decoder) unknown(at *yaml.Node, key, got, in string, valid []string) {
 		where = "in " + in
 	}
 	e := d.errorf(at, key, "unknown key %q %s", got, where)
-	if e.Suggest = nearest(got, valid); e.Suggest == "" && len(valid) > 0 && len(valid) <= 12 {
+	if e.Suggest = nearest(got, valid); e.Suggest == "" && len(valid) > 0 {
 		e.Msg += ": valid are " + strings.Join(valid, ", ")
 	}
 }
@@ -53,22 +62,39 @@ var yamlLine = regexp.MustCompile(`line (\d+):? ?`)
 
 // document returns the mapping at the top, nil for an empty file.
 func (d *decoder) document(data []byte) *yaml.Node {
-	var doc yaml.Node
-	if err := yaml.Unmarshal(data, &doc); err != nil {
-		msg := strings.TrimPrefix(err.Error(), "yaml: ")
-		at := &yaml.Node{}
-		if m := yamlLine.FindStringSubmatch(msg); m != nil {
-			at.Line, _ = strconv.Atoi(m[1])
-			at.Column = 1
-			msg = strings.Replace(msg, m[0], "", 1)
+	var doc, second yaml.Node
+	dec := yaml.NewDecoder(bytes.NewReader(data))
+	err := dec.Decode(&doc)
+	if err == nil {
+		if err = dec.Decode(&second); err == nil {
+			d.errorf(&second, "", "a second YAML document begins here: the configuration is one document")
 		}
-		d.errorf(at, "", "not valid YAML: %s", msg)
+	}
+	if err != nil && !errors.Is(err, io.EOF) {
+		d.syntax(data, err)
 		return nil
 	}
 	if len(doc.Content) == 0 {
 		return nil
 	}
 	return doc.Content[0]
+}
+
+// syntax reports what the YAML parser says. It names a line, though not always
+// the first, and never a column: the line's first character stands for it.
+func (d *decoder) syntax(data []byte, err error) {
+	msg := strings.TrimPrefix(err.Error(), "yaml: ")
+	at := &yaml.Node{Line: 1, Column: 1}
+	if m := yamlLine.FindStringSubmatch(msg); m != nil {
+		at.Line, _ = strconv.Atoi(m[1])
+		msg = strings.Replace(msg, m[0], "", 1)
+	}
+	lines := bytes.Split(data, []byte("\n"))
+	if at.Line >= 1 && at.Line <= len(lines) {
+		line := lines[at.Line-1]
+		at.Column = 1 + len(line) - len(bytes.TrimLeft(line, " \t"))
+	}
+	d.errorf(at, "", "not valid YAML: %s", msg)
 }
 
 func resolve(n *yaml.Node) *yaml.Node {
@@ -163,7 +189,7 @@ func (d *decoder) mapping(n *yaml.Node, path string, f func(key, value *yaml.Nod
 		case key.Kind != yaml.ScalarNode:
 			d.errorf(key, path, "a key must be a plain word")
 		case twice:
-			d.errorf(key, join(path, key.Value), "key %q is there twice, first in line %d", key.Value, first)
+			d.errorf(key, path, "key %q is there twice, first in line %d", key.Value, first)
 		default:
 			seen[key.Value] = key.Line
 			f(key, value)
@@ -328,8 +354,8 @@ func kindName(n *yaml.Node) string {
 }
 
 func join(path, key string) string {
-	if path == "" {
-		return key
+	if path == "" || strings.HasPrefix(key, "[") {
+		return path + key
 	}
 	return path + "." + key
 }

@@ -48,10 +48,22 @@ func (e Errors) Error() string {
 // nearest returns the valid word that a typing mistake would turn into got, ""
 // when none is near enough.
 func nearest(got string, valid []string) string {
+	got = strings.ToLower(got)
 	best, bestDistance := "", max(2, len(got)/3)+1
-	for _, v := range valid {
-		if d := distance(strings.ToLower(got), v, bestDistance); d < bestDistance {
+	closer := func(v, as string) {
+		if d := distance(got, as, bestDistance); d < bestDistance {
 			best, bestDistance = v, d
+		}
+	}
+	for _, v := range valid {
+		closer(v, v)
+	}
+	if best != "" && bestDistance < 2 {
+		return best
+	}
+	for _, v := range valid { // max_line for max_line_bytes, poll for poll_min
+		if len(got) >= 3 && len(v) > len(got) {
+			closer(v, v[:len(got)])
 		}
 	}
 	return best

@@ -48,6 +48,9 @@ func (d *decoder) validateAt(node, fallback *yaml.Node, path string, target any)
 			at = fallback
 		}
 		key := join(path, fe.FieldKey())
+		if d.bad[key] {
+			continue
+		}
 		d.errorf(at, key, "%s%s", prefix(key), fe.FieldMessage())
 	}
 }

@@ -58,7 +58,10 @@ type queueMetrics struct {
 
 func (in *instruments) queue(exporter string, s signal) queueMetrics {
 	l := prometheus.Labels{"exporter": exporter, "signal": s.String()}
-	errs := in.errors.MustCurryWith(l)
+	errs, dropped := in.errors.MustCurryWith(l), in.dropped.MustCurryWith(l)
+	for _, reason := range dropReasons[s] { // 0 says more than nothing does
+		dropped.WithLabelValues(reason)
+	}
 	return queueMetrics{
 		taken:       in.taken.With(l),
 		sentRecords: in.sent.With(l),
@@ -68,7 +71,7 @@ func (in *instruments) queue(exporter string, s signal) queueMetrics {
 		spillErrors: in.spillErrors.With(l),
 		retry:       errs.WithLabelValues("retry"),
 		permanent:   errs.WithLabelValues("permanent"),
-		dropped:     in.dropped.MustCurryWith(l),
+		dropped:     dropped,
 	}
 }
 
@@ -80,6 +83,12 @@ func (m *queueMetrics) sent(parts []part) {
 	}
 	m.sentRecords.Add(float64(records))
 	m.sentBytes.Add(float64(bytes))
+}
+
+// dropReasons are the pipeline's own; an exporter's refusals may add others.
+var dropReasons = [signals][]string{
+	signalLogs:   {"rejected", "queue_full", "spill_full", "spill_failed", "spill_damaged", "shutdown"},
+	signalTraces: {"rejected", "queue_full", "shutdown"},
 }
 
 // drop counts records that are given up.

@@ -29,6 +29,7 @@ func (p *Pipeline) Sink(collector string) component.Sink {
 	for sig := range signals {
 		s.records[sig] = p.in.received.WithLabelValues(collector, sig.String())
 		s.bytes[sig] = p.in.receivedBytes.WithLabelValues(collector, sig.String())
+		p.in.unrouted.WithLabelValues(collector, sig.String(), "no_route")
 	}
 	return s
 }

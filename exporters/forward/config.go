@@ -72,8 +72,8 @@ func (c *Config) Validate() error {
 	default:
 		bad("compression", "%q is not gzip, zstd or none", c.Compression)
 	}
-	if c.ChunkBytes < 1<<10 || c.ChunkBytes > 4<<20 {
-		bad("chunk_bytes", "must lie between 1KiB and 4MiB: receivers drop the connection on larger ones")
+	if c.ChunkBytes < 1<<10 || c.ChunkBytes > 1<<20 {
+		bad("chunk_bytes", "must lie between 1KiB and 1MiB: receivers drop the connection on much larger ones")
 	}
 	if c.InFlight < 1 || c.InFlight > 1024 {
 		bad("in_flight", "must lie between 1 and 1024")
