@@ -197,8 +197,8 @@ func data(seg string) bool {
 	case letters == 0:
 		return true // a number, a date, a version of digits
 	case digits == 0:
-		// words, or a token without digits: long runs, or mixed case all over
-		return longest > 32 || longest >= 16 && switches > longest/3
+		// words, or a token without digits: hex, long runs, or mixed case all over
+		return hexes == letters && letters >= 16 || longest > 32 || longest >= 16 && switches > longest/3
 	case version(seg):
 		return false
 	case digits >= 4 || digits > letters:
