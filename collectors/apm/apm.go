@@ -83,12 +83,12 @@ func (c *Collector) Run(ctx context.Context, out component.Sink) error {
 	defer reader.Close()
 
 	r := &run{Collector: c, kernel: k, reader: reader, out: out, stats: newStats(c.env.Registerer)}
-	ks := &kernelStats{read: k.counters, misses: k.misses, ring: reader.AvailableBytes}
+	r.init()
+	ks := &kernelStats{read: k.counters, misses: k.misses, ring: reader.AvailableBytes, series: r.rec.red.size}
 	if err := c.env.Registerer.Register(ks); err != nil {
 		return fmt.Errorf("register metrics: %w", err)
 	}
 	defer c.env.Registerer.Unregister(ks)
-	r.init()
 	defer c.env.Metrics.Register(MetricsPath, r.rec.red)()
 	defer c.containers.Subscribe(r.policy.event)()
 
@@ -253,7 +253,6 @@ func (r *run) sweep(slow bool) {
 	}
 	if slow {
 		r.stats.waiting.Set(float64(r.tracker.waiting()))
-		r.stats.series.Set(float64(r.rec.red.size()))
 		r.rec.red.expire(time.Now().UnixNano(), keepSeries, func(owner string) bool {
 			return len(owner) != 64 || r.containers.ByID(owner) != nil
 		})

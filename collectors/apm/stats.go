@@ -34,7 +34,6 @@ type stats struct {
 	conns    prometheus.Gauge
 	waiting  prometheus.Gauge
 	held     prometheus.Gauge
-	series   prometheus.Gauge
 }
 
 func newStats(r prometheus.Registerer) *stats {
@@ -58,17 +57,18 @@ func newStats(r prometheus.Registerer) *stats {
 		conns:    gauge("connections", "HTTP connections followed."),
 		waiting:  gauge("requests_waiting", "Requests without a whole response."),
 		held:     gauge("requests_held", "Requests that wait for their pod to be known."),
-		series:   gauge("series", "Series of the request duration metrics."),
 	}
 }
 
 func (s *stats) drop(reason string, n int) { s.dropped.WithLabelValues(reason).Add(float64(n)) }
 
-// kernelStats reads the kernel side's counters when it is scraped.
+// kernelStats reads the kernel side's counters, and the number of series, when
+// it is scraped.
 type kernelStats struct {
 	read   func() [cMax]uint64
 	misses func() uint64
 	ring   func() int
+	series func() int
 }
 
 var (
@@ -76,13 +76,14 @@ var (
 	bytesDesc   = prometheus.NewDesc("nodetap_apm_event_bytes_total", "Bytes of events that the kernel side sent.", nil, nil)
 	connsDesc   = prometheus.NewDesc("nodetap_apm_connections_total", "HTTP connections found.", nil, nil)
 	ringDesc    = prometheus.NewDesc("nodetap_apm_ring_bytes", "Bytes in the ring buffer that wait to be read.", nil, nil)
+	seriesDesc  = prometheus.NewDesc("nodetap_apm_series", "Series of the request duration metrics.", nil, nil)
 	droppedDesc = prometheus.NewDesc("nodetap_apm_events_dropped_total", "Events that the kernel side could not send, by reason. ring_full_start are those of ring_full that began a message, so at least as many requests or responses were lost.", []string{"reason"}, nil)
 	skippedDesc = prometheus.NewDesc("nodetap_apm_connections_skipped_total", "Connections that look like HTTP and are not traced, by reason.", []string{"reason"}, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (k *kernelStats) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{eventsDesc, bytesDesc, connsDesc, ringDesc, droppedDesc, skippedDesc} {
+	for _, d := range []*prometheus.Desc{eventsDesc, bytesDesc, connsDesc, ringDesc, seriesDesc, droppedDesc, skippedDesc} {
 		ch <- d
 	}
 }
@@ -97,6 +98,7 @@ func (k *kernelStats) Collect(ch chan<- prometheus.Metric) {
 	send(bytesDesc, v[cBytes])
 	send(connsDesc, v[cConns])
 	ch <- prometheus.MustNewConstMetric(ringDesc, prometheus.GaugeValue, float64(k.ring()))
+	ch <- prometheus.MustNewConstMetric(seriesDesc, prometheus.GaugeValue, float64(k.series()))
 	send(droppedDesc, v[cRingFull], "ring_full")
 	send(droppedDesc, v[cRingFullStart], "ring_full_start")
 	send(droppedDesc, v[cRingFullState], "ring_full_state")
