@@ -467,6 +467,35 @@ func TestWithoutAnAPIServerPathsAndLinksTell(t *testing.T) {
 	}
 }
 
+func TestWhoeverCanNameNoContainerSaysSo(t *testing.T) {
+	dir := t.TempDir()
+	s := newStore(t, offline(), Options{LogDir: dir})
+	if !s.Learns() {
+		t.Error("given up before the directory was looked for")
+	}
+	scan := func() {
+		t.Helper()
+		if _, err := s.scanLinks(time.Time{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if scan(); s.Learns() {
+		t.Error("no API server and no links, and yet something is to come")
+	}
+	if err := os.Mkdir(filepath.Join(dir, "containers"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if scan(); !s.Learns() {
+		t.Error("links that came are not noticed")
+	}
+	if newStore(t, offline(), Options{}).Learns() {
+		t.Error("no API server and no log directory, and yet something is to come")
+	}
+	if online := newStore(t, online(newFakeAPI(t)), Options{}); !online.Learns() {
+		t.Error("an API server will tell nothing")
+	}
+}
+
 func TestALinkTellsTheIDBeforeTheStatusDoes(t *testing.T) {
 	s := newStore(t, offline(), Options{})
 	fill(t, s)

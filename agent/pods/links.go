@@ -61,6 +61,7 @@ func (s *Store) followLinks(ctx context.Context) {
 func (s *Store) scanLinks(last time.Time) (time.Time, error) {
 	dir := filepath.Join(s.o.LogDir, "containers")
 	st, err := os.Stat(dir)
+	s.noLinks.Store(err != nil)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && st.ModTime().Equal(last) {
 		return last, nil
 	}

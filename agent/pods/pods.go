@@ -63,6 +63,7 @@ type Store struct {
 	settle  sync.Once
 	wanted  chan struct{} // a link is missing: scan
 	dirty   atomic.Bool   // the state file is out of date
+	noLinks atomic.Bool   // /var/log/containers is not there or cannot be read
 
 	mu      sync.RWMutex
 	pods    map[string]*entry     // by the API server's UID
@@ -136,6 +137,13 @@ func (s *Store) Run(ctx context.Context) error {
 func (s *Store) Synced() <-chan struct{} { return s.synced }
 
 func (s *Store) settled() { s.settle.Do(func() { close(s.synced) }) }
+
+// Learns tells whether a container that Container does not know may become
+// known: false when there is neither an API server nor a directory of log links
+// to tell it, which callers need not wait for then.
+func (s *Store) Learns() bool {
+	return s.api != nil || s.o.LogDir != "" && !s.noLinks.Load()
+}
 
 // Version changes whenever an answer of Container, LogPath, Pod or HostNetwork
 // may have changed; Peer's answers are not covered. It is one atomic load: a
