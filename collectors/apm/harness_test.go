@@ -84,6 +84,7 @@ type fakePods struct {
 	version uint64
 	byID    map[string]*telemetry.Resource
 	byAddr  map[netip.Addr]pods.Peer
+	deaf    bool // nobody will name another container
 }
 
 func (f *fakePods) Version() uint64 {
@@ -96,6 +97,12 @@ func (f *fakePods) Container(id string) *telemetry.Resource {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.byID[id]
+}
+
+func (f *fakePods) Learns() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return !f.deaf
 }
 
 func (f *fakePods) Peer(a netip.AddrPort) (pods.Peer, bool) {

@@ -12,6 +12,7 @@ import (
 type pairedPods struct{ peer pods.Peer }
 
 func (p pairedPods) Version() uint64 { return 1 }
+func (pairedPods) Learns() bool      { return true }
 func (p pairedPods) Container(id string) *telemetry.Resource {
 	return &telemetry.Resource{Pod: "of " + id}
 }

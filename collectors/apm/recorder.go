@@ -20,7 +20,7 @@ const (
 	dropUserAgent    = "user_agent"    // excluded by the configuration
 	dropNotContainer = "not_container" // outside containers
 	dropUnwanted     = "no_exporter"   // counted in the metrics, but nobody takes spans
-	dropHeld         = "held_limit"    // too many waited for their pod to be known
+	dropHeld         = "held_limit"    // counted in the metrics; of an unknown cgroup while too many waited to be named
 	dropQueue        = "queue_full"    // the pipeline took no more
 	dropShutdown     = "shutdown"      // under way when the agent stopped
 )
@@ -29,12 +29,25 @@ const (
 	maxHeld   = 16384 // exchanges waiting for the Resource of their container
 	holdFor   = int64(5e9)
 	batchSize = 512 // spans
+	// ownerUnknown has the metrics of exchanges that could not be held until
+	// their cgroup's container was known.
+	ownerUnknown = "unknown"
+)
+
+// patience is what an exchange whose Resource is not known can do.
+type patience int
+
+const (
+	mayWait patience = iota
+	expired          // it has waited for holdFor: what is known must do, from now on
+	noRoom           // it cannot be held: what is known must do, for this one alone
 )
 
 // podSource is what of *pods.Store is used.
 type podSource interface {
 	Version() uint64
 	Container(id string) *telemetry.Resource
+	Learns() bool
 	Peer(addr netip.AddrPort) (pods.Peer, bool)
 }
 
@@ -65,6 +78,7 @@ type recorder struct {
 	targets   map[uint64]*target
 	processes map[uint32]*telemetry.Resource
 	names     map[string]*telemetry.Resource
+	unknown   *target // of ownerUnknown
 }
 
 type routeKey struct {
@@ -81,6 +95,7 @@ type heldExchange struct {
 type target struct {
 	container *containers.Container
 	res       *telemetry.Resource
+	partial   *telemetry.Resource // what is known without its pod; nil until it was needed
 	owner     string
 	version   uint64
 }
@@ -103,11 +118,10 @@ func (r *recorder) done(x *exchange, now int64) {
 		r.stats.drop(dropUserAgent, 1)
 	case r.toSelf(x):
 		r.stats.drop(dropSelf, 1)
-	case !r.record(x, false):
-		if len(r.held) >= maxHeld {
-			r.stats.drop(dropHeld, 1)
-			return
-		}
+	case r.record(x, mayWait):
+	case len(r.held) >= maxHeld:
+		r.record(x, noRoom)
+	default:
 		r.held = append(r.held, heldExchange{x, now})
 	}
 }
@@ -116,7 +130,11 @@ func (r *recorder) done(x *exchange, now int64) {
 func (r *recorder) retry(now int64) {
 	keep := r.held[:0]
 	for _, h := range r.held {
-		if !r.record(h.x, now-h.since > holdFor) {
+		p := mayWait
+		if now-h.since > holdFor {
+			p = expired
+		}
+		if !r.record(h.x, p) {
 			keep = append(keep, h)
 		}
 	}
@@ -195,16 +213,19 @@ func (r *recorder) behind(x *exchange, p *pods.Peer) *pods.Peer {
 	return &with
 }
 
-// record counts the exchange and makes its span. It returns false when it is
-// not known yet whose it is; with final, what is known must do.
-func (r *recorder) record(x *exchange, final bool) bool {
-	t := r.target(x, final)
+// record counts the exchange and makes its span. It returns false, which only
+// mayWait allows, when it is not known yet whose it is.
+func (r *recorder) record(x *exchange, wait patience) bool {
+	t := r.target(x, wait)
 	if t == nil {
-		if !r.all && r.policyOf(x.cgroup) == policyDeny || final {
+		switch {
+		case !r.all && r.policyOf(x.cgroup) == policyDeny, wait == expired:
 			r.stats.drop(dropNotContainer, 1)
 			return true
+		case wait == mayWait:
+			return false
 		}
-		return false
+		t = r.nobody()
 	}
 	if t.res == nil {
 		return false
@@ -222,6 +243,10 @@ func (r *recorder) record(x *exchange, final bool) bool {
 	start, end := r.wall(x.start), r.wall(x.end)
 	if r.red.record(t.owner, t.res, k, float64(x.end-x.start)/1e9, end) {
 		r.stats.overflow.Inc()
+	}
+	if t.owner == ownerUnknown { // it may be no container's
+		r.stats.drop(dropHeld, 1)
+		return true
 	}
 	if !r.cfg.Spans || !r.wants() {
 		r.stats.drop(dropUnwanted, 1)
@@ -291,8 +316,8 @@ func (r *recorder) route(res *telemetry.Resource, x *exchange, f *facts) string 
 }
 
 // target returns whose exchange it is, nil when nobody knows, and one without a
-// Resource when its pod is not known yet.
-func (r *recorder) target(x *exchange, final bool) *target {
+// Resource when its pod is not known yet, which only mayWait allows.
+func (r *recorder) target(x *exchange, wait patience) *target {
 	version := r.pods.Version() + 1
 	t := r.targets[x.cgroup]
 	if t != nil && t.version == version && t.res != nil {
@@ -309,10 +334,6 @@ func (r *recorder) target(x *exchange, final bool) *target {
 		res := r.process(x.tgid)
 		return &target{res: res, owner: "process/" + res.ServiceName}
 	}
-	res := r.pods.Container(c.ID)
-	if res == nil && (final || c.PodUID == "") { // outside Kubernetes nobody will say more
-		res = &telemetry.Resource{Cluster: r.node.Cluster, Node: r.node.Node, PodUID: c.PodUID, ContainerID: c.ID, Partial: true}
-	}
 	if t == nil {
 		t = &target{container: c, owner: c.ID}
 		if len(r.targets) >= 4096 {
@@ -320,11 +341,37 @@ func (r *recorder) target(x *exchange, final bool) *target {
 		}
 		r.targets[x.cgroup] = t
 	}
-	if res != nil || t.res == nil {
+	if res := r.pods.Container(c.ID); res != nil {
 		t.res = res
+	} else if t.res == nil && (wait == expired || c.PodUID == "" || !r.pods.Learns()) { // nobody will say more soon
+		t.res = r.partial(t)
 	}
 	t.version = version
+	if t.res == nil && wait == noRoom {
+		return &target{container: t.container, res: r.partial(t), owner: t.owner}
+	}
 	return t
+}
+
+// partial returns the Resource of a container whose pod is not known.
+func (r *recorder) partial(t *target) *telemetry.Resource {
+	if t.partial == nil {
+		n := r.node
+		n.PodUID, n.ContainerID, n.Partial = t.container.PodUID, t.container.ID, true
+		t.partial = &n
+	}
+	return t.partial
+}
+
+// nobody returns whom exchanges belong to that cannot wait for their cgroup's
+// container.
+func (r *recorder) nobody() *target {
+	if r.unknown == nil {
+		n := r.node
+		n.Partial = true
+		r.unknown = &target{res: &n, owner: ownerUnknown}
+	}
+	return r.unknown
 }
 
 // process returns the Resource of a process outside containers.

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 
 	"nodetap/agent/containers"
 	"nodetap/agent/pods"
@@ -72,6 +73,134 @@ func TestExchangesWaitForTheirPodAndNotForEver(t *testing.T) {
 	r.done(testExchange(roleServer, "/b"), holdFor+2)
 	if r.flush(); len(*out) != 2 {
 		t.Errorf("%d spans, %d held", len(*out), len(r.held))
+	}
+}
+
+// counted returns the requests in the metrics, by the series' identity.
+func counted(r *recorder) map[string]uint64 {
+	n := map[string]uint64{}
+	for _, f := range collect(r.red).Families {
+		for _, s := range f.Series {
+			n[strings.Join([]string{s.Resource.Pod, s.Resource.PodUID, s.Resource.ContainerID}, "/")] += s.Hist.Count
+		}
+	}
+	return n
+}
+
+// drops returns what was dropped for the reason.
+func drops(t *testing.T, r *recorder, reason string) float64 {
+	t.Helper()
+	var m dto.Metric
+	if err := r.stats.dropped.WithLabelValues(reason).Write(&m); err != nil {
+		t.Fatal(err)
+	}
+	return m.GetCounter().GetValue()
+}
+
+func TestWhatCannotBeHeldIsCountedAllTheSame(t *testing.T) {
+	r, p, out := testRecorder(Default())
+	r.node = telemetry.Resource{Node: "n"}
+	for range maxHeld {
+		r.done(testExchange(roleServer, "/a"), 0)
+	}
+	if r.flush(); len(r.held) != maxHeld || len(*out) != 0 {
+		t.Fatalf("%d held, %d spans", len(r.held), len(*out))
+	}
+	partial := "/u/" + testContainer.ID
+	for range 2 {
+		r.done(testExchange(roleServer, "/b"), 0)
+	}
+	stray := testExchange(roleServer, "/c")
+	stray.cgroup = 7 // no container is known, and nobody has said that it is none
+	r.done(stray, 0)
+	r.flush()
+	if n := counted(r); n[partial] != 2 || n["//"] != 1 || len(n) != 2 {
+		t.Errorf("counted %v", n)
+	}
+	if len(*out) != 2 || (*out)[0].res != (*out)[1].res || !(*out)[0].res.Partial || (*out)[0].res.ContainerID != testContainer.ID {
+		t.Errorf("spans %+v", *out)
+	}
+	if d := drops(t, r, dropHeld); d != 1 {
+		t.Errorf("%v spans dropped, want that of the unknown cgroup", d)
+	}
+
+	// those that are held still get their name
+	r.retry(1e9)
+	if len(r.held) != maxHeld {
+		t.Fatalf("%d held", len(r.held))
+	}
+	p.set(testContainer.ID, &telemetry.Resource{Pod: "p", PodUID: "u", ContainerID: testContainer.ID})
+	r.retry(2e9)
+	r.flush()
+	if n := counted(r); n["p"+partial] != maxHeld+2 || n["//"] != 1 || len(n) != 2 {
+		t.Errorf("counted %v", n)
+	}
+	if len(r.held) != 0 || len(*out) != maxHeld+2 || (*out)[maxHeld+1].res.Pod != "p" {
+		t.Errorf("%d held, %d spans", len(r.held), len(*out))
+	}
+
+	// a process outside containers is none of ours, room or not
+	for range maxHeld {
+		stray.cgroup = 8
+		r.done(stray, 0)
+	}
+	r.policyOf = func(uint64) uint32 { return policyDeny }
+	r.done(stray, 0)
+	if n := counted(r); n["//"] != 1 || drops(t, r, dropNotContainer) != 1 {
+		t.Errorf("counted %v, %v were no container's", n, drops(t, r, dropNotContainer))
+	}
+}
+
+func TestNothingIsHeldWhenNobodyWillNameIt(t *testing.T) {
+	r, p, out := testRecorder(Default())
+	p.deaf = true
+	r.done(testExchange(roleServer, "/a"), 0)
+	r.flush()
+	if len(r.held) != 0 || len(*out) != 1 || !(*out)[0].res.Partial || (*out)[0].res.PodUID != "u" {
+		t.Fatalf("%d held, spans %+v", len(r.held), *out)
+	}
+	full := &telemetry.Resource{Pod: "p"}
+	p.set(testContainer.ID, full) // somebody does after all
+	r.done(testExchange(roleServer, "/b"), 0)
+	if r.flush(); len(*out) != 2 || (*out)[1].res != full {
+		t.Errorf("spans %+v", *out)
+	}
+}
+
+func TestSeriesOfContainersWithoutNamesDiffer(t *testing.T) {
+	k := seriesKey{method: "GET"}
+	a := redLabels(&telemetry.Resource{PodUID: "u", ContainerID: "a"}, k).Text()
+	b := redLabels(&telemetry.Resource{PodUID: "u", ContainerID: "b"}, k).Text()
+	if a == b || !strings.Contains(a, `container_id="a"`) {
+		t.Errorf("%s and %s", a, b)
+	}
+	if named := redLabels(&telemetry.Resource{PodUID: "u", Container: "c", ContainerID: "a"}, k).Text(); strings.Contains(named, "container_id") {
+		t.Errorf("%s", named)
+	}
+}
+
+func TestTheNumberOfSeriesIsThatOfTheScrape(t *testing.T) {
+	r, p, _ := testRecorder(Default())
+	p.set(testContainer.ID, &telemetry.Resource{Pod: "p"})
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(&kernelStats{
+		read: func() (v [cMax]uint64) { return v }, misses: func() uint64 { return 0 }, ring: func() int { return 0 }, series: r.red.size,
+	})
+	for i, path := range []string{"/a", "/b", "/c"} {
+		r.done(testExchange(roleServer, path), 0)
+		families, err := reg.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := -1.0
+		for _, f := range families {
+			if f.GetName() == "nodetap_apm_series" {
+				got = f.GetMetric()[0].GetGauge().GetValue()
+			}
+		}
+		if got != float64(i+1) {
+			t.Errorf("%v series, want %d", got, i+1)
+		}
 	}
 }
 

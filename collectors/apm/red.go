@@ -154,6 +154,9 @@ func redLabels(res *telemetry.Resource, k seriesKey) *metrics.Labels {
 	for _, a := range res.AppendIdentity(nil) {
 		pairs = append(pairs, metrics.Label{Name: strings.ReplaceAll(a.Key, ".", "_"), Value: a.Str})
 	}
+	if res.Container == "" && res.ContainerID != "" { // else two of them have one label set
+		pairs = append(pairs, metrics.Label{Name: "container_id", Value: res.ContainerID})
+	}
 	add := func(attr, value string) {
 		pairs = append(pairs, metrics.Label{Name: strings.ReplaceAll(attr, ".", "_"), Value: value, Attr: attr})
 	}
