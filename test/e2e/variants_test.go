@@ -14,7 +14,7 @@ func TestOverlaysRun(t *testing.T) {
 	t.Cleanup(func() {
 		for _, args := range [][]string{
 			{"delete", "--ignore-not-found", "-k", "manifests/overlays/shadow"},
-			{"-n", "nodetap", "delete", "--ignore-not-found", "ds/nodetap-apm", "configmap/nodetap-apm"},
+			{"delete", "--ignore-not-found", "-k", "manifests/overlays/split/apm"},
 			{"apply", "-k", "test/e2e/nodetap"},
 			{"-n", "nodetap", "rollout", "status", "ds/nodetap", "--timeout=90s"},
 		} {
