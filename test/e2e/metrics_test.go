@@ -14,6 +14,8 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
+
+	"nodetap/collectors/cgroup"
 )
 
 // sample is one series' value. at is 0 where the exposition has no time.
@@ -98,18 +100,135 @@ func steady(s scrape) scrape {
 	return out
 }
 
-// What dashboards made for cAdvisor query of containers and pods, and this
-// machine's cAdvisor has.
+// row is a family on one kind of row.
+type row struct{ family, kind string }
+
+// rowOf tells a container's row from a sandbox's and a pod's: the pod's own has
+// neither container nor image.
+func rowOf(series string) row {
+	r := row{family(series), "container"}
+	if strings.Contains(series, `container=""`) {
+		if r.kind = "sandbox"; strings.Contains(series, `image=""`) {
+			r.kind = "pod"
+		}
+	}
+	return r
+}
+
+// What dashboards made for cAdvisor query of containers and pods: kubelet has to
+// have these, or there is nothing to compare with. What else it has is compared
+// too; container_fs_* it has of containers where their I/O goes to devices that
+// cAdvisor knows, which is not so on every machine.
 var wanted = []string{
 	"container_cpu_usage_seconds_total", "container_cpu_user_seconds_total", "container_cpu_system_seconds_total",
 	"container_cpu_cfs_periods_total", "container_cpu_cfs_throttled_periods_total", "container_cpu_cfs_throttled_seconds_total",
 	"container_memory_usage_bytes", "container_memory_working_set_bytes", "container_memory_rss", "container_memory_cache", "container_memory_swap",
+	"container_memory_mapped_file", "container_memory_max_usage_bytes", "container_memory_failcnt", "container_memory_failures_total",
 	"container_network_receive_bytes_total", "container_network_transmit_bytes_total",
 	"container_network_receive_packets_total", "container_network_transmit_packets_total",
 	"container_network_receive_packets_dropped_total", "container_network_transmit_packets_dropped_total",
+	"container_network_receive_errors_total", "container_network_transmit_errors_total",
 	"container_spec_memory_limit_bytes", "container_spec_cpu_quota", "container_spec_cpu_period", "container_spec_cpu_shares",
-	"container_start_time_seconds", "container_oom_events_total",
+	"container_start_time_seconds", "container_oom_events_total", "container_processes", "container_threads", "container_threads_max",
 }
+
+// left are the families of kubelet's that nodetap does not have, with the reason.
+var left = map[string]string{
+	"container_cpu_load_average_10s":   "kubelet reads it by netlink, off by default, and drops it in 1.37",
+	"container_cpu_load_d_average_10s": "likewise",
+	"container_tasks_state":            "likewise",
+	"container_file_descriptors":       "counting needs a walk over /proc for every process",
+	"container_sockets":                "likewise",
+	"container_ulimits_soft":           "of the first process alone, and not a measurement",
+
+	"container_fs_inodes_free":                    "of the node's file systems, on the row / alone: node_exporter's",
+	"container_fs_inodes_total":                   "likewise",
+	"container_fs_limit_bytes":                    "likewise",
+	"container_fs_usage_bytes":                    "likewise; of a container only the runtime knows it",
+	"container_fs_io_current":                     "of the node's disks, on the row / alone: node_exporter's",
+	"container_fs_io_time_seconds_total":          "likewise",
+	"container_fs_io_time_weighted_seconds_total": "likewise",
+	"container_fs_read_seconds_total":             "likewise",
+	"container_fs_write_seconds_total":            "likewise",
+	"container_fs_reads_merged_total":             "likewise",
+	"container_fs_writes_merged_total":            "likewise",
+	"container_fs_sector_reads_total":             "likewise",
+	"container_fs_sector_writes_total":            "likewise",
+
+	"cadvisor_version_info":              "of cAdvisor itself",
+	"container_scrape_error":             "of cAdvisor itself",
+	"machine_cpu_physical_cores":         "no measurement of containers, and no dashboard of the mixins asks it",
+	"machine_cpu_sockets":                "likewise",
+	"machine_nvm_avg_power_budget_watts": "likewise",
+	"machine_nvm_capacity":               "likewise",
+	"machine_scrape_error":               "of cAdvisor itself",
+}
+
+// Each family of kubelet's cAdvisor is one of ours, or left out for a reason.
+func TestEveryFamilyOfKubeletIsOursOrLeftOutForAReason(t *testing.T) {
+	ours := map[string]bool{}
+	for _, d := range cgroup.Families() {
+		ours[d.Name] = true
+	}
+	theirs := map[string]bool{}
+	for k := range kubeletScrape(t) {
+		theirs[family(k)] = true
+	}
+	for _, name := range slices.Sorted(maps.Keys(theirs)) {
+		if !ours[name] && left[name] == "" {
+			t.Errorf("only kubelet has %s", name)
+		}
+	}
+	for name := range left {
+		if ours[name] {
+			t.Errorf("%s is ours: it is left out no longer", name)
+		}
+	}
+	for _, name := range wanted {
+		if !theirs[name] {
+			t.Errorf("kubelet has no %s", name)
+		}
+	}
+}
+
+// comparison is what was compared of what kubelet has.
+type comparison struct {
+	has      map[row]string // a series of each row that kubelet has
+	compared map[row]int
+	missing  map[string]bool // series that only kubelet has
+}
+
+func newComparison() comparison {
+	return comparison{map[row]string{}, map[row]int{}, map[string]bool{}}
+}
+
+// check fails the test for what only kubelet has, for a kind of row of which
+// nothing was compared, and for a wanted family, of those that mine picks, that
+// kubelet does not have of the demo.
+func (c comparison) check(t *testing.T, mine func(family string) bool) {
+	t.Helper()
+	for _, k := range slices.Sorted(maps.Keys(c.missing)) {
+		t.Errorf("only kubelet has %s", k)
+	}
+	families := map[string]bool{}
+	for r, k := range c.has {
+		families[r.family] = true
+		if c.compared[r] == 0 {
+			t.Errorf("%s of no %s was compared; kubelet has %s", r.family, r.kind, k)
+		}
+	}
+	for _, name := range wanted {
+		if mine(name) && !families[name] {
+			t.Errorf("kubelet has no %s of the demo", name)
+		}
+	}
+	t.Logf("compared: %v", c.compared)
+}
+
+func counters(family string) bool {
+	return strings.HasSuffix(family, "_total") || family == "container_memory_failcnt"
+}
+func gauges(family string) bool { return !counters(family) }
 
 // notRead tells whether kubelet shows a 0 for what it does not read on cgroup
 // v1: pressure, which has no file there, and the page faults of a pod's
@@ -144,37 +263,29 @@ func TestCountersLieBetweenKubeletsSamples(t *testing.T) {
 	}); err != nil {
 		t.Log(err) // a container that kubelet has forgotten; what has two samples is compared
 	}
-	compared, missing := map[string]int{}, map[string]string{}
+	c := newComparison()
 	for k, b := range before {
 		a, ok := after[k]
-		if !b.counter || !ok || b.at > at || notRead(k) && a.value == 0 {
+		if !b.counter || left[family(k)] != "" || notRead(k) && a.value == 0 && b.value == 0 {
+			continue
+		}
+		c.has[rowOf(k)] = k
+		if !ok || b.at > at {
 			continue
 		}
 		o, ok := ours[k]
 		if !ok {
-			missing[family(k)] = k
+			c.missing[k] = true
 			continue
 		}
-		compared[family(k)]++
+		c.compared[rowOf(k)]++
 		// a counter in seconds is a float of nanoseconds on either side
 		slack := 1e-9 * math.Abs(a.value)
 		if o.value < b.value-slack || o.value > a.value+slack {
 			t.Errorf("%s = %v, kubelet had %v before and %v after", k, o.value, b.value, a.value)
 		}
 	}
-	for _, name := range wanted {
-		if strings.HasSuffix(name, "_total") && compared[name] == 0 {
-			t.Errorf("%s was not compared; missing: %q", name, missing[name])
-		}
-	}
-	t.Logf("compared: %v", compared)
-	for _, name := range slices.Sorted(maps.Keys(missing)) {
-		if slices.Contains(wanted, name) {
-			t.Errorf("ours has no %s", missing[name])
-		} else {
-			t.Logf("only kubelet has %s", missing[name])
-		}
-	}
+	c.check(t, counters)
 }
 
 // pages is how far two readings of a cgroup's memory may be apart without any
@@ -185,17 +296,17 @@ const pages = 16 * 4096
 // Each gauge is within 5 % of kubelet's, as the median of 20 samples.
 func TestGaugesAgreeWithKubelet(t *testing.T) {
 	off := map[string][]float64{}
-	missing := map[string]string{}
-	last := map[string]int64{}
+	c := newComparison()
 	for range 20 {
 		k, o := steady(kubeletScrape(t)), steady(agentScrape(t, "/metrics/cadvisor"))
 		for name, v := range k {
-			if v.counter || family(name) == "container_last_seen" {
+			if v.counter || left[family(name)] != "" || family(name) == "container_last_seen" { // each one's own clock
 				continue
 			}
+			c.has[rowOf(name)] = name
 			w, ok := o[name]
 			if !ok {
-				missing[family(name)] = name
+				c.missing[name] = true
 				continue
 			}
 			d := math.Abs(w.value - v.value)
@@ -203,33 +314,19 @@ func TestGaugesAgreeWithKubelet(t *testing.T) {
 				d = 0
 			}
 			off[name] = append(off[name], d/math.Max(math.Abs(v.value), 1))
-			last[name] = v.at
 		}
 		time.Sleep(2 * time.Second)
 	}
-	compared := map[string]int{}
 	for name, d := range off {
 		if len(d) < 20 {
 			continue
 		}
-		compared[family(name)]++
+		c.compared[rowOf(name)]++
 		slices.Sort(d)
 		median := (d[len(d)/2-1] + d[len(d)/2]) / 2
 		if median > 0.05 {
 			t.Errorf("%s is %.1f %% off (median of %d)", name, 100*median, len(d))
 		}
 	}
-	for _, name := range wanted {
-		if !strings.HasSuffix(name, "_total") && compared[name] == 0 {
-			t.Errorf("%s was not compared; missing: %q", name, missing[name])
-		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(missing)) {
-		if slices.Contains(wanted, name) {
-			t.Errorf("ours has no %s", missing[name])
-		} else {
-			t.Logf("only kubelet has %s", missing[name])
-		}
-	}
-	t.Logf("compared: %v", compared)
+	c.check(t, gauges)
 }
