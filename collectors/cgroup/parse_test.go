@@ -1,7 +1,10 @@
 package cgroup
 
 import (
+	"bytes"
 	"math"
+	"slices"
+	"strconv"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -134,5 +137,17 @@ func FuzzNetDev(f *testing.F) {
 
 func FuzzStartTime(f *testing.F) {
 	f.Add([]byte("42 (a) b) S 1 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 123456 1000"))
-	f.Fuzz(func(t *testing.T, b []byte) { parseStartTime(b) })
+	f.Add([]byte("1 (short) S 1 2"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if ticks, ok := parseStartTime(b); ok && !bytes.Contains(b, strconv.AppendUint(nil, ticks, 10)) {
+			t.Errorf("%d does not stand there", ticks)
+		} else if !ok && ticks != 0 {
+			t.Errorf("%d, and yet not found", ticks)
+		}
+		// A process may call itself anything.
+		stat := slices.Concat([]byte("42 ("), b, []byte(") S 1 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 123456 1000"))
+		if ticks, ok := parseStartTime(stat); ticks != 123456 || !ok {
+			t.Errorf("a process of this name started at %d, %v", ticks, ok)
+		}
+	})
 }
