@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -251,10 +252,38 @@ func TestNothingIsDoneWhenNobodyTakesLogs(t *testing.T) {
 
 func TestNewPodWaitsForItsLabelsOnlySoLong(t *testing.T) {
 	n := newNode(t)
-	n.cfg.ResourceWait = 20 * time.Millisecond
+	n.cfg.ResourceWait = time.Minute
 	n.write(n.log("0.log"), n.cri("unknown to any API server"))
+	runs := make(chan struct{})
+	var once sync.Once
+	n.looked = func(string) { once.Do(func() { close(runs) }) }
 	s := newSink()
-	n.start(s)
+	a := n.start(s)
+	<-runs
+	var src *source
+	for files := 0; files == 0; time.Sleep(time.Millisecond) { // until it is found
+		if l := a.list(); len(l) == 1 {
+			src = l[0]
+			src.mu.Lock()
+			files = len(src.files)
+			src.mu.Unlock()
+		}
+	}
+	if v := newWorker(a.Collector).turn(src); v != (verdict{after: retryTime}) {
+		t.Errorf("a turn within the wait came to %+v", v)
+	}
+	src.mu.Lock()
+	if src.resource == nil || !src.resource.Partial {
+		t.Errorf("the pod is known: %+v", src.resource)
+	}
+	if src.batch != nil || src.files[0].off != 0 {
+		t.Errorf("it did not wait: batch %v, position %d", src.batch, src.files[0].off)
+	}
+	if got := s.wait(0); len(got) > 0 {
+		t.Errorf("it did not wait, and sent %v", got)
+	}
+	src.created = src.created.Add(-n.cfg.ResourceWait) // the wait is over
+	src.mu.Unlock()
 	same(t, s.bodies(1), []string{"unknown to any API server"})
 }
 
