@@ -64,7 +64,7 @@ func examine(cfg *configuration) []finding {
 	}
 	out := []finding{
 		capabilities(on),
-		readable("log files", filepath.Join(s.Host.Log, "pods"), "container logs", "hostPath volume /var/log, mounted read-only at "+s.Host.Log, on["logs"]),
+		readable("log files", filepath.Join(s.Host.Log, "pods"), "container logs", "hostPath volumes /var/log/pods and /var/log/containers, mounted read-only at "+filepath.Join(s.Host.Log, "pods")+" and "+filepath.Join(s.Host.Log, "containers"), on["logs"]),
 		cgroupVersion(s.Host.Cgroup, on["cgroup"]),
 		readable("proc", filepath.Join(s.Host.Proc, "1/stat"), "network metrics of pods, names of processes", "hostPID: true", on["cgroup"] || on["apm"]),
 		writable(s.StateDir),

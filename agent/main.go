@@ -32,7 +32,8 @@ Usage:
   nodetap version                    print the version
 
 Without --config everything has its default. Exit codes: 0 success, 1 an error
-in the configuration or while running, 2 wrong usage.
+in the configuration or while running, 2 wrong usage. doctor also exits with 1
+when something that the configuration asks for is off.
 `
 
 func main() { os.Exit(command(os.Args[1:], os.Stdout, os.Stderr)) }
