@@ -197,7 +197,7 @@ func TestNearestKey(t *testing.T) {
 	valid := []string{"path", "max_line_bytes", "poll_min", "poll_max", "batch_bytes", "start"}
 	for got, want := range map[string]string{
 		"max_lien": "max_line_bytes", "max_line": "max_line_bytes", "poll": "poll_min", "batch": "batch_bytes",
-		"Start": "start", "strat": "start", "something": "",
+		"Start": "start", "something": "",
 	} {
 		if n := nearest(got, valid); n != want {
 			t.Errorf("nearest to %q is %q, want %q", got, n, want)
