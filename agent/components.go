@@ -78,5 +78,6 @@ type families struct {
 func workloadFamilies() []families {
 	return []families{
 		{"/metrics/cadvisor", cgroup.Families()},
+		{"/metrics/apm", apm.Families()},
 	}
 }
