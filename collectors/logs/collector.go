@@ -161,7 +161,9 @@ func (c *Collector) reset(out component.Sink, entries []entry) {
 	c.unclaimed = map[sourceKey][]*orphan{}
 	c.again, c.poke = make(chan struct{}, 1), make(chan struct{}, 1)
 	for _, e := range entries {
-		if name, ok := parseFileName(e.base); ok {
+		// A position at the beginning says nothing, and that of a file that was
+		// empty would fit whatever has its inode by now.
+		if name, ok := parseFileName(e.base); ok && !e.atBegin() {
 			key := sourceKey{e.dir, name.restart}
 			c.unclaimed[key] = append(c.unclaimed[key], &orphan{uid: e.uid, base: e.base, m: e.mark})
 		}

@@ -71,6 +71,9 @@ type mark struct {
 	tailHash   uint64
 }
 
+// atBegin tells whether nothing of the file was dealt with.
+func (m *mark) atBegin() bool { return m.off == 0 && m.pend == noPend }
+
 // file is one log file of a source: written to, rotated or compressed. All
 // fields belong to the source's mutex, saved to its tracker's.
 type file struct {

@@ -180,10 +180,7 @@ func (w *writer) rotate() {
 		if w.next-w.first < 5 {
 			return
 		}
-		for !w.got.received(w, w.first+1) {
-			w.got.check(w.n.t)
-			time.Sleep(time.Millisecond)
-		}
+		w.got.await(w.n.t, w, func() bool { return w.got.received(w, w.first+1) })
 	}
 	w.first = w.next
 	for i := range w.kept {
@@ -269,10 +266,7 @@ func TestKillLosesNothing(t *testing.T) {
 		}
 		if kill == kills {
 			for _, w := range writers {
-				for !got.all(w, w.next) {
-					got.check(t)
-					time.Sleep(5 * time.Millisecond)
-				}
+				got.await(t, w, func() bool { return got.all(w, w.next) })
 			}
 		}
 		n.check(cmd.Process.Kill())
@@ -417,6 +411,43 @@ func (l *ledger) check(t testing.TB) {
 	if len(l.strange) > 0 {
 		t.FailNow()
 	}
+}
+
+// awaitTime bounds one wait for the agent: far more than it ever needs, and less
+// than go test's own limit, which would say nothing about what is missing.
+const awaitTime = 45 * time.Second
+
+// await ends the test with the lines that are missing, if they do not come.
+func (l *ledger) await(t testing.TB, w *writer, done func() bool) {
+	t.Helper()
+	for began := time.Now(); !done(); time.Sleep(time.Millisecond) {
+		l.check(t)
+		if time.Since(began) > awaitTime {
+			l.missing(t, w)
+		}
+	}
+}
+
+// missing fails the test with what of a writer did not arrive, or is not known
+// to be on the agent's disk.
+func (l *ledger) missing(t testing.TB, w *writer) {
+	t.Helper()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	name := filepath.Base(filepath.Dir(w.dir))
+	said := 0
+	for n := l.onDisk.below[name]; n < w.next && said < 20; n++ {
+		switch {
+		case !l.arrived.have[name][n]:
+			t.Errorf("%s line %d of %d did not arrive", name, n, w.next)
+		case !l.onDisk.have[name][n]:
+			t.Errorf("%s line %d of %d arrived, its acknowledgement did not come to disk", name, n, w.next)
+		default:
+			continue
+		}
+		said++
+	}
+	t.Fatalf("%s: waited %s: rotated %d times, files %+v, the newest begins with line %d", name, awaitTime, w.rotations, w.kept, w.first)
 }
 
 func (l *ledger) received(w *writer, below int) bool {

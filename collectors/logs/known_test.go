@@ -77,3 +77,67 @@ func TestRotationWhileADirectoryIsRead(t *testing.T) {
 		})
 	}
 }
+
+// A kill can leave a position of a file that was empty then, and whose inode
+// has become another file's by the next start. It would fit that one, which
+// would be read from its beginning again, and beside itself once its own
+// position is found to be its compressed form's.
+func TestPositionOfAnEmptyFileIsNotTakenForAnother(t *testing.T) {
+	n := newNode(t)
+	n.write(n.log("0.log.20261122-100000"), n.cri("one")+n.tagged("stdout", "P", "begin-"))
+	n.write(n.log("0.log"), n.tagged("stdout", "F", "end")+n.cri("two"))
+	s := newSink()
+	a := n.start(s)
+	s.wait(3)
+	a.stop()
+	ck, entries, _, err := openCheckpoint(n.path("state/logs"))
+	n.check(err)
+	stale := entry{uid: 0, dir: testDir[len("pods/"):], base: "0.log"}
+	stale.mark = newFile(0, fileName{}, "0.log").mark()
+	for _, e := range entries {
+		if e.base == "0.log" {
+			stale.id = e.id
+		}
+	}
+	if stale.id == (fileID{}) {
+		t.Fatalf("no position of 0.log: %+v", entries)
+	}
+	stale.head = newHead(nil)
+	n.check(ck.save(append(entries, stale))) // first of those of its name
+	n.check(ck.close())
+
+	n.start(s)
+	n.write(n.log("0.log"), n.cri("three"))
+	same(t, s.bodies(4), []string{"one", "begin-end", "two", "three"})
+}
+
+// A position that is left over must not have the compressed form of a file read
+// that is known.
+func TestLeftOverPositionDoesNotTakeAKnownFileCompressed(t *testing.T) {
+	n := newNode(t)
+	n.write(n.log("0.log"), n.cri("one", "two"))
+	s := newSink()
+	a := n.start(s)
+	s.wait(2)
+	a.stop()
+	ck, entries, _, err := openCheckpoint(n.path("state/logs"))
+	n.check(err)
+	if len(entries) != 1 || entries[0].head.n < minHead {
+		t.Fatalf("want one position with the file's beginning: %+v", entries)
+	}
+	stale := entries[0]
+	stale.uid, stale.id, stale.off, stale.pend[0] = stale.uid+1, fileID{1, 1}, 1, 0
+	n.check(ck.save(append(entries, stale)))
+	n.check(ck.close())
+
+	a = n.start(s)
+	n.write(n.log("0.log"), n.cri("three"))
+	s.wait(3)
+	n.rename(n.log("0.log"), n.log("0.log.20261122-100000"))
+	n.write(n.log("0.log"), n.cri("four"))
+	s.wait(4)
+	n.gzip(n.log("0.log.20261122-100000"))
+	a.lookAgainAt(testDir[len("pods/"):])
+	n.write(n.log("0.log"), n.cri("five"))
+	same(t, s.bodies(5), []string{"one", "two", "three", "four", "five"})
+}

@@ -248,6 +248,9 @@ func (c *Collector) newFile(s *source, o *opened, uid uint64) *file {
 // inode: kubelet compressed it, something copied it, or the disk has another
 // device number since a reboot.
 func (c *Collector) takeByHead(s *source, o *opened) bool {
+	if o.gz != nil && c.takeCompressed(s, o) { // before a position that was left over may have it read twice
+		return true
+	}
 	for i, q := range s.orphans {
 		if q.m.head.n < minHead || !q.m.head.beginsWith(o.begin) {
 			continue
@@ -270,10 +273,7 @@ func (c *Collector) takeByHead(s *source, o *opened) bool {
 		}
 		return true
 	}
-	if o.gz != nil {
-		return c.takeCompressed(s, o)
-	}
-	return c.takeCopy(s, o)
+	return o.gz == nil && c.takeCopy(s, o)
 }
 
 // takeCompressed takes the compressed form of a file that is known.

@@ -155,7 +155,7 @@ func (s *source) entries(dst []entry) []entry {
 	s.acks.mu.Lock()
 	defer s.acks.mu.Unlock()
 	for _, f := range s.files {
-		if f.saved.off == 0 && f.saved.pend == noPend {
+		if f.saved.atBegin() {
 			continue // as good as not there
 		}
 		dst = append(dst, entry{uid: f.uid, dir: s.key.dir, base: f.base, mark: f.saved})
