@@ -266,7 +266,7 @@ func TestKillLosesNothing(t *testing.T) {
 		}
 		if kill == kills {
 			for _, w := range writers {
-				got.await(t, w, func() bool { return got.all(w, w.next) })
+				got.await(t, w, func() bool { return got.received(w, w.next) && got.settled() })
 			}
 		}
 		n.check(cmd.Process.Kill())
@@ -309,6 +309,7 @@ type ledger struct {
 	written         map[string]bool
 	strange         []string // arrived, and nobody wrote it
 	arrived, onDisk numberSet
+	unsettled       int // batches of this life whose acknowledgement is not known to be on disk
 }
 
 // numberSet tells below which number all of a writer's lines are there.
@@ -330,6 +331,9 @@ func (l *ledger) receive(conn net.Conn, life int, seed uint64) {
 	batches := map[int][]string{}
 	var owed []int
 	before := "" // the record before
+	l.mu.Lock()
+	l.unsettled = 0
+	l.mu.Unlock()
 	for {
 		var m fromAgent
 		if dec.Decode(&m) != nil {
@@ -342,10 +346,12 @@ func (l *ledger) receive(conn net.Conn, life int, seed uint64) {
 				l.onDisk.add(body)
 			}
 			delete(batches, m.Batch)
+			l.unsettled--
 			l.mu.Unlock()
 			continue
 		}
 		batches[m.Batch] = m.Bodies
+		l.unsettled++
 		for i, body := range m.Bodies {
 			d := l.lines[body]
 			if d == nil {
@@ -441,13 +447,13 @@ func (l *ledger) missing(t testing.TB, w *writer) {
 		case !l.arrived.have[name][n]:
 			t.Errorf("%s line %d of %d did not arrive", name, n, w.next)
 		case !l.onDisk.have[name][n]:
-			t.Errorf("%s line %d of %d arrived, its acknowledgement did not come to disk", name, n, w.next)
+			t.Errorf("%s line %d of %d arrived, its acknowledgement is not known to be on disk", name, n, w.next)
 		default:
 			continue
 		}
 		said++
 	}
-	t.Fatalf("%s: waited %s: rotated %d times, files %+v, the newest begins with line %d", name, awaitTime, w.rotations, w.kept, w.first)
+	t.Fatalf("%s: waited %s: %d batches not acknowledged on disk, rotated %d times, files %+v, the newest begins with line %d", name, awaitTime, l.unsettled, w.rotations, w.kept, w.first)
 }
 
 func (l *ledger) received(w *writer, below int) bool {
@@ -456,9 +462,19 @@ func (l *ledger) received(w *writer, below int) bool {
 	return l.arrived.below[filepath.Base(filepath.Dir(w.dir))] >= below
 }
 
+// settled tells whether the acknowledgements of all batches that this life of
+// the agent has sent are on disk.
+func (l *ledger) settled() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.unsettled == 0
+}
+
 // all tells whether every line below a number has arrived, and is known on the
 // agent's disk to have arrived: half of a split line in a file that is deleted
-// before could not be read again.
+// before could not be read again. It stays false for a line whose acknowledgement
+// came to disk right before a kill: the agent could not say so any more, and
+// does not send it again.
 func (l *ledger) all(w *writer, below int) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
