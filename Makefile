@@ -29,9 +29,11 @@ e2e: ## a real Kubernetes, receivers that are not ours
 	test/e2e/run.sh
 
 bench: build ## the benchmarks, each with its figures (see README)
-	go run ./test/bench/logs -mode catchup
-	go run ./test/bench/logs -mode live
-	go run ./test/bench/scrape
+	go run ./test/bench/logs -mode catchup -runs 3
+	go run ./test/bench/logs -mode catchup -out forward -runs 3
+	go run ./test/bench/logs -mode live -duration 10s -runs 3
+	go run ./test/bench/logs -mode idle -duration 10s -runs 3
+	for i in 1 2 3; do go run ./test/bench/scrape -idle 10s || exit 1; done
 	go run ./test/bench/trace
 
 soak: ## what takes too long for CI: long fuzzing, five idle minutes, the race detector
